@@ -1,0 +1,285 @@
+"""What activities promise. Workflows call these abstract methods; control workers, agents and fakes implement them.
+
+Every activity is idempotent: its key stands in its docstring, and doing it twice is the same as doing it once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from temporalio import activity
+
+from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.session import Ending, KernelExit, KernelSpec, NodeLossPolicy
+
+# Types of ApplicationError that a workflow tells apart.
+IMAGE_MISSING = "image-missing"  # the node lacks the image: pull it, then create again
+IMAGE_PULL_FAILED = "image-pull-failed"  # no node can help: the registry refuses or the image does not exist
+CREATE_REFUSED = "create-refused"  # the runtime refused this container; another node may take it
+KERNEL_STOPPED = "kernel-stopped"  # this attempt was destroyed before it could start
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInput:
+    """What a session's workflow starts with: who and how long, no secrets. Deadlines in seconds, 0 means none."""
+
+    session_id: str
+    name: str
+    user: str
+    project: str
+    resource_group: str
+    image: str = ""
+    on_node_loss: str = NodeLossPolicy.FAIL
+    pending_timeout_s: float = 0.0
+    lifetime_s: float = 0.0
+    batch_timeout_s: float = 0.0
+    grace_s: float = 10.0
+    max_attempts: int = 3
+    recovered: bool = False  # started by the reaper in place of a workflow that was killed: end what is left
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Signal `assigned`: where each kernel of this attempt runs."""
+
+    attempt: int
+    kernels: list[KernelSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Signal `cancel`. `forced` leaves no grace period."""
+
+    reason: str
+    actor: str
+    forced: bool = False
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """Signal `node_lost`. The node's own fence has stopped requeue sessions by `fenced_at` (seconds since 1970)."""
+
+    agent_id: str
+    message: str
+    fenced_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedKernel:
+    """A started container. `exit` is set when it had already ended by the time that it was looked at."""
+
+    kernel_id: str
+    attempt: int
+    container_id: str
+    exit: KernelExit | None = None
+    create_ms: float = 0.0
+    start_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Order to remove a kernel's container, and every older attempt of it. `grace_s` 0 kills at once."""
+
+    session_id: str
+    kernel_id: str
+    attempt: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Destroyed:
+    """Proof: after this no container of the kernel exists on the node."""
+
+    kernel_id: str
+    attempt: int
+    existed: bool
+    exit: KernelExit | None = None  # how the container ended, if it had existed
+    log_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PullImage:
+    image: str
+
+
+class KernelActivities(ABC):
+    """On the node's own queue: containers."""
+
+    @activity.defn
+    @abstractmethod
+    async def create_kernel(self, spec: KernelSpec) -> CreatedKernel:
+        """The container of (kernel, attempt) exists and was started. Key: kernel and attempt; an existing one is adopted,
+        older attempts are removed. Fails with IMAGE_MISSING, CREATE_REFUSED, KERNEL_STOPPED (none is retried)."""
+
+    @activity.defn
+    @abstractmethod
+    async def pull_image(self, order: PullImage) -> None:
+        """The image is on the node. Heartbeats. Fails with IMAGE_PULL_FAILED and the runtime's words (not retried)."""
+
+    @activity.defn
+    @abstractmethod
+    async def destroy_kernel(self, order: Destroy) -> Destroyed:
+        """No container of the kernel with this attempt or an older one exists; its log is kept. Retried until proven."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    agent_id: str
+    incarnation: str
+
+
+class PresenceActivities(ABC):
+    """On the node's own queue: one long-running activity whose heartbeats are the node's."""
+
+    @activity.defn
+    @abstractmethod
+    async def hold_presence(self, presence: Presence) -> None:
+        """Heartbeats every 5 s until cancelled. Never returns by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A guarded step to a status that holds resources."""
+
+    session_id: str
+    attempt: int
+    to_status: str
+    message: str = ""
+    reason: str = ""
+    agent_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Record RUNNING. `began_at` is when the node was asked (seconds since 1970), for the CREATING step."""
+
+    session_id: str
+    attempt: int
+    kernels: list[CreatedKernel]
+    agent_id: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Record the end. `fenced` keeps the allocation on a lost node until the node proves its containers gone."""
+
+    session_id: str
+    ending: Ending
+    actor: str
+    fenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Back to PENDING with the next attempt, the failed node last in line."""
+
+    session_id: str
+    attempt: int
+    reason: str
+    message: str
+    avoid_agent: str
+    fenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What the database says of a session, for a workflow that takes over from a killed one."""
+
+    status: str
+    attempt: int
+    kernels: list[KernelSpec] = field(default_factory=list)
+
+
+class SessionActivities(ABC):
+    """On the control queue, as local activities: a session's rows. Each is one transaction."""
+
+    @activity.defn
+    @abstractmethod
+    async def move_session(self, move: Move) -> bool:
+        """The row has the status, if its attempt is still this one and the move is allowed. Key: session, attempt, status."""
+
+    @activity.defn
+    @abstractmethod
+    async def record_started(self, started: Started) -> bool:
+        """The row is RUNNING with its containers' ids. Key: session and attempt."""
+
+    @activity.defn
+    @abstractmethod
+    async def requeue_session(self, requeue: Requeue) -> int:
+        """The row is PENDING with attempt + 1 and holds nothing. Key: session and attempt. Returns the new attempt."""
+
+    @activity.defn
+    @abstractmethod
+    async def finish_session(self, finish: Finish) -> str:
+        """The row is terminal and its allocations are released (or fenced), once. First terminal status wins; it is returned."""
+
+    @activity.defn
+    @abstractmethod
+    async def session_state(self, session_id: str) -> SessionState:
+        """What the rows say now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the control plane says of an agent's containers: those to destroy."""
+
+    destroy: list[Destroy] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """Signal `report`: the containers with our labels on the node."""
+
+    agent_id: str
+    incarnation: str
+    containers: list[ContainerSeen]
+
+
+class AgentActivities(ABC):
+    """On the control queue: an agent's rows, and messages to the sessions on it."""
+
+    @activity.defn
+    @abstractmethod
+    async def register_agent(self, info: AgentInfo) -> None:
+        """The node's row is ALIVE with this capacity. Key: agent id. What runs there is compared by `reconcile_agent`."""
+
+    @activity.defn
+    @abstractmethod
+    async def reconcile_agent(self, report: AgentReport) -> Verdict:
+        """Sessions whose container is missing or has ended are told; containers nobody expects are returned."""
+
+    @activity.defn
+    @abstractmethod
+    async def release_fenced(self, report: AgentReport) -> int:
+        """Allocations held for a lost node whose containers are proven gone are released. Returns how many."""
+
+    @activity.defn
+    @abstractmethod
+    async def mark_agent_lost(self, agent_id: str) -> int:
+        """The node's row is LOST and each session on it was told `node_lost`. Returns how many were told."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerInput:
+    resource_group: str
+    policy: str
+
+
+class SchedulingActivities(ABC):
+    """On the control queue: the long-running pass loop of one resource group, registered as `schedule.<policy>`."""
+
+    @abstractmethod
+    async def schedule(self, scheduler: SchedulerInput) -> str:
+        """Runs passes until cancelled or the group's policy changes; returns the new policy. Fenced by an epoch."""
+
+
+class MaintenanceActivities(ABC):
+    """On the control queue, run by a Temporal Schedule."""
+
+    @activity.defn
+    @abstractmethod
+    async def reap(self) -> int:
+        """Rows that are not terminal have a workflow. Returns how many workflows were started."""

@@ -1,0 +1,38 @@
+"""The names that several processes must agree on: queues, workflow ids, labels, search attributes, channels."""
+
+from __future__ import annotations
+
+from temporalio.common import SearchAttributeKey
+
+CONTROL_QUEUE = "moorage-control"
+DEFAULT_GROUP = "default"
+
+STATUS = SearchAttributeKey.for_keyword("MoorStatus")
+USER = SearchAttributeKey.for_keyword("MoorUser")
+PROJECT = SearchAttributeKey.for_keyword("MoorProject")
+RESOURCE_GROUP = SearchAttributeKey.for_keyword("MoorResourceGroup")
+AGENT = SearchAttributeKey.for_keyword("MoorAgent")
+SEARCH_ATTRIBUTES = (STATUS, USER, PROJECT, RESOURCE_GROUP, AGENT)
+
+# Container labels. Session, kernel and attempt say which life a container belongs to; agent says whose it is.
+LABEL_AGENT = "moorage.agent"
+LABEL_SESSION = "moorage.session"
+LABEL_KERNEL = "moorage.kernel"
+LABEL_ATTEMPT = "moorage.attempt"
+LABEL_ON_NODE_LOSS = "moorage.on-node-loss"
+
+
+def agent_queue(agent_id: str) -> str:
+    return f"moorage-agent-{agent_id}"
+
+
+def session_workflow(session_id: str) -> str:
+    return f"session-{session_id}"
+
+
+def scheduler_workflow(resource_group: str) -> str:
+    return f"scheduler-{resource_group}"
+
+
+def agent_workflow(agent_id: str) -> str:
+    return f"agent-{agent_id}"

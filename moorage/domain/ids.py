@@ -1,0 +1,35 @@
+"""Names and ids."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from moorage.domain.errors import InvalidRequest
+
+_SESSION_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{2,62})[A-Za-z0-9_]")
+_AGENT_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62})")
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def checked_session_name(name: str) -> str:
+    """4–64 letters, digits, `_`, `.` and `-`, beginning and ending with a letter, digit or `_`."""
+    if not _SESSION_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name[:80]!r} is not a session name; allowed are 4 to 64 letters, digits, '.', '-' and '_', "
+            "beginning and ending with a letter, digit or '_'",
+            code="invalid-name",
+        )
+    return name
+
+
+def checked_agent_id(agent_id: str) -> str:
+    if not _AGENT_ID.fullmatch(agent_id):
+        raise InvalidRequest(
+            f"{agent_id[:80]!r} is not an agent id; allowed are 1 to 63 letters, digits, '.', '-' and '_'",
+            code="invalid-name",
+        )
+    return agent_id

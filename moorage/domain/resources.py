@@ -1,0 +1,98 @@
+"""Slots: what a node has and a session asks for, as whole numbers of a base unit.
+
+`cpu` counts millicores, `mem` bytes; every other slot counts whole devices. Whole numbers add up without rounding,
+fit a database column, and survive JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from moorage.domain.errors import InvalidRequest
+
+CPU = "cpu"
+MEM = "mem"
+Slots = dict[str, int]
+
+MINIMUM = {CPU: 10, MEM: 6 * 1024**2}  # Docker refuses less than 6 MiB; 10 millicores is its smallest useful quota.
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtpe]?)(?:i?b)?", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
+_LARGEST = 2**62
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes in `256m`, `1.5g` or a plain number; suffixes k m g t p e are powers of 1024."""
+    if isinstance(text, bool):
+        raise _malformed("memory", text, "256m, 1.5g or a number of bytes")
+    match = _SIZE.fullmatch(str(text).strip())
+    if match is None:
+        raise _malformed("memory", text, "256m, 1.5g or a number of bytes")
+    number, suffix = match.groups()
+    return _bounded("memory", text, float(number) * 1024 ** _POWER[suffix.lower()])
+
+
+def parse_cpu(text: str | float) -> int:
+    """Millicores in `1`, `0.5` or `500m`."""
+    words = str(text).strip()
+    try:
+        cores = float(words[:-1]) / 1000 if words.endswith("m") else float(words)
+    except ValueError:
+        raise _malformed("cpu", text, "1, 0.5 or 500m") from None
+    if isinstance(text, bool) or not cores >= 0:
+        raise _malformed("cpu", text, "1, 0.5 or 500m")
+    return _bounded("cpu", text, cores * 1000)
+
+
+def parse_slots(request: Mapping[str, str | int | float]) -> Slots:
+    """The slots a person wrote, in base units. Unknown units and negative amounts are refused with what is allowed."""
+    slots: Slots = {}
+    for name, text in request.items():
+        if name == CPU:
+            slots[name] = parse_cpu(text)
+        elif name == MEM:
+            slots[name] = parse_size(text if isinstance(text, str) else int(text))
+        elif isinstance(text, bool) or not str(text).isdecimal():
+            raise _malformed(name, text, "a whole number of devices")
+        else:
+            slots[name] = _bounded(name, text, int(text))
+    return slots
+
+
+def format_slot(name: str, amount: int) -> str:
+    """`1.5` for 1500 millicores, `256 MiB` for bytes, the plain number for devices."""
+    if name == CPU:
+        return f"{amount / 1000:g}"
+    if name == MEM:
+        return _format_bytes(amount)
+    return str(amount)
+
+
+def format_slots(slots: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {format_slot(name, amount)}" for name, amount in slots.items())
+
+
+def fits(request: Mapping[str, int], free: Mapping[str, int]) -> bool:
+    return all(free.get(name, 0) >= amount for name, amount in request.items())
+
+
+def _format_bytes(amount: int) -> str:
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if amount >= 1024**power:
+            return f"{amount / 1024**power:.4g} {unit}"
+    return f"{amount} B"
+
+
+def _bounded(name: str, text: object, amount: float) -> int:
+    if amount > _LARGEST:
+        raise InvalidRequest(f"{name} {text!r} is larger than any machine", code="malformed-size")
+    return round(amount)
+
+
+def _malformed(name: str, text: object, allowed: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{name} {text!r} is not an amount; allowed is {allowed}",
+        code="malformed-size",
+        data={"field": name, "value": str(text)[:100], "allowed": allowed},
+    )

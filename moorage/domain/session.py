@@ -1,0 +1,156 @@
+"""A session, its statuses and the moves between them. One owner for every name that clients see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class SessionStatus(StrEnum):
+    PENDING = "PENDING"
+    SCHEDULED = "SCHEDULED"
+    PREPARING = "PREPARING"
+    CREATING = "CREATING"
+    RUNNING = "RUNNING"
+    RESTARTING = "RESTARTING"
+    RESIZING = "RESIZING"
+    TERMINATING = "TERMINATING"
+    TERMINATED = "TERMINATED"
+    CANCELLED = "CANCELLED"
+    ERROR = "ERROR"
+
+
+_S = SessionStatus
+TERMINAL = frozenset({_S.TERMINATED, _S.CANCELLED, _S.ERROR})
+HOLDS_RESOURCES = frozenset(
+    {_S.SCHEDULED, _S.PREPARING, _S.CREATING, _S.RUNNING, _S.RESTARTING, _S.RESIZING, _S.TERMINATING}
+)
+# Each status with those that may follow it. A requeue leads back to PENDING; terminal statuses have no way out.
+MOVES: dict[SessionStatus, frozenset[SessionStatus]] = {
+    _S.PENDING: frozenset({_S.SCHEDULED, _S.CANCELLED, _S.ERROR}),
+    _S.SCHEDULED: frozenset({_S.PREPARING, _S.CREATING, _S.TERMINATING, _S.PENDING, _S.CANCELLED, _S.ERROR}),
+    _S.PREPARING: frozenset({_S.CREATING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
+    _S.CREATING: frozenset({_S.PREPARING, _S.RUNNING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
+    _S.RUNNING: frozenset({_S.RESTARTING, _S.RESIZING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
+    _S.RESTARTING: frozenset({_S.RUNNING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
+    _S.RESIZING: frozenset({_S.RUNNING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
+    _S.TERMINATING: frozenset({_S.TERMINATED, _S.CANCELLED, _S.PENDING, _S.ERROR}),
+    _S.TERMINATED: frozenset(),
+    _S.CANCELLED: frozenset(),
+    _S.ERROR: frozenset(),
+}
+
+
+class SessionType(StrEnum):
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class SessionResult(StrEnum):
+    UNDEFINED = "UNDEFINED"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+
+
+class NodeLossPolicy(StrEnum):
+    """What becomes of a session whose node is lost: it ends, or it waits for another node."""
+
+    FAIL = "fail"
+    REQUEUE = "requeue"
+
+
+class Reason(StrEnum):
+    """Why a session moved. The first reason of an end is kept for ever."""
+
+    NONE = ""
+    USER_REQUESTED = "user-requested"
+    FORCE_TERMINATED = "force-terminated"
+    SELF_TERMINATED = "self-terminated"
+    OOM_KILLED = "oom-killed"
+    SIGNALLED = "signalled"
+    IDLE_TIMEOUT = "idle-timeout"
+    LIFETIME_EXCEEDED = "lifetime-exceeded"
+    BATCH_TIMEOUT = "batch-timeout"
+    PENDING_TIMEOUT = "pending-timeout"
+    IMAGE_PULL_FAILED = "image-pull-failed"
+    FAILED_TO_CREATE = "failed-to-create"
+    NODE_LOST = "node-lost"
+    PREEMPTED = "preempted"
+    DEPENDENCY_FAILED = "dependency-failed"
+    QUOTA_EXCEEDED = "quota-exceeded"
+    UNSATISFIABLE = "unsatisfiable"
+    CANCELLED_BY_ADMIN = "cancelled-by-admin"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSpec:
+    """One container of a session, as the node must make it. `attempt` tells it from earlier tries."""
+
+    session_id: str
+    kernel_id: str
+    attempt: int
+    agent_id: str
+    image: str
+    command: list[str]
+    env: dict[str, str]
+    slots: dict[str, int]
+    session_name: str = ""
+    hostname: str = "main1"
+    on_node_loss: str = NodeLossPolicy.FAIL
+    pids_limit: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KernelExit:
+    """How a container ended, as the node saw it. `gone` means that it vanished and left no exit code."""
+
+    kernel_id: str
+    attempt: int
+    exit_code: int | None
+    oom_killed: bool = False
+    gone: bool = False
+    at: float = 0.0  # seconds since 1970, the node's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why and with what a session ended; `status` is one of the terminal ones."""
+
+    status: str
+    reason: str
+    message: str = ""
+    result: str = SessionResult.UNDEFINED
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One step of a session's life. `at` in seconds since 1970."""
+
+    seq: int
+    from_status: str | None
+    to_status: str
+    at: float
+    actor: str
+    reason: str = ""
+    message: str = ""
+    attempt: int = 0
+    data: dict[str, str] = field(default_factory=dict)
+
+
+def ending_of(exit: KernelExit) -> Ending:
+    """The ending that a container's own exit means. Docker reports death by signal n as exit code 128 + n."""
+    code = exit.exit_code
+    if exit.gone or code is None:
+        return Ending(
+            _S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE
+        )
+    if exit.oom_killed:
+        message = "the container used more memory than its limit and was killed"
+        return Ending(_S.TERMINATED, Reason.OOM_KILLED, message, SessionResult.FAILURE, code)
+    if 128 < code < 160:
+        return Ending(
+            _S.TERMINATED, Reason.SIGNALLED, f"ended by signal {code - 128}", SessionResult.FAILURE, code
+        )
+    result = SessionResult.SUCCESS if code == 0 else SessionResult.FAILURE
+    return Ending(_S.TERMINATED, Reason.SELF_TERMINATED, f"exit code {code}", result, code)

@@ -1,0 +1,67 @@
+"""Every setting, read once from the environment (`MOORAGE_*`) into one frozen object. docs/operations.md lists them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from moorage.domain.errors import InvalidRequest
+
+# Read by the command-line client, not by the servers (moorage/cli/profile.py).
+CLIENT_VARIABLES = {"MOORAGE_ENDPOINT", "MOORAGE_ACCESS_KEY", "MOORAGE_SECRET_KEY", "MOORAGE_CONFIG_DIR"}
+
+
+class Settings(BaseSettings):
+    """Settings of the server roles. Keys have no defaults: a role without them refuses to start."""
+
+    model_config = SettingsConfigDict(env_prefix="MOORAGE_", frozen=True, extra="forbid")
+
+    database_url: str = Field("", description="PostgreSQL 15 or newer, as postgresql://user:password@host/database")
+    temporal_address: str = Field("127.0.0.1:7233", description="host:port of Temporal's frontend")
+    temporal_namespace: str = Field("default", description="Temporal namespace")
+    temporal_api_key: str = Field("", description="API key for Temporal Cloud; turns TLS on")
+    temporal_ui_url: str = Field("", description="address of Temporal's Web UI, for links")
+    payload_keys: str = Field(
+        "", description="key ring for what goes to Temporal: id:hex32bytes, comma separated, the first one encrypts"
+    )
+    jwt_key: str = Field("", description="secret that signs log-in tokens")
+    dataplane_key: str = Field("", description="secret shared by the API and the agents, signs data plane tokens")
+
+    api_host: str = Field("127.0.0.1", description="address the API listens on")
+    api_port: int = Field(8090, description="port the API listens on")
+    max_body_bytes: int = Field(1024 * 1024, description="largest request body")
+
+    agent_id: str = Field(default_factory=socket.gethostname, description="name of this node, unique in the cluster")
+    agent_resource_group: str = Field("default", description="resource group that the node joins")
+    agent_runtime: str = Field("docker", description="docker or simulated")
+    agent_cpu: str = Field("", description="cores to offer, for example 4; empty means what the host has")
+    agent_mem: str = Field("", description="memory to offer, for example 16g; empty means what the host has less 512 MiB")
+    agent_data_dir: Path = Field(Path("/var/lib/moorage-agent"), description="logs of ended sessions are kept here")
+    agent_host: str = Field("127.0.0.1", description="address the data plane listens on")
+    agent_port: int = Field(0, description="port the data plane listens on; 0 takes a free one")
+    agent_advertised_url: str = Field("", description="data plane address for the API; empty means http://host:port")
+    agent_log_bytes: int = Field(4 * 1024 * 1024, description="log kept of each session: half head, half tail")
+    agent_fence_s: float = Field(20.0, description="without contact for so long, the agent stops its requeue sessions")
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: str = Field("json", description="json or console")
+
+
+def load_settings() -> Settings:
+    """The settings of this process. An unknown MOORAGE_* variable is refused, so that a typing error is not silent."""
+    known = {f"MOORAGE_{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
+    unknown = sorted(name for name in os.environ if name.startswith("MOORAGE_") and name not in known)
+    if unknown:
+        raise InvalidRequest(f"unknown setting {', '.join(unknown)}; docs/operations.md lists all", code="unknown-setting")
+    return Settings()
+
+
+def require(settings: Settings, *names: str) -> None:
+    """Refuses to start a role that lacks a setting it can't do without."""
+    missing = [f"MOORAGE_{name.upper()}" for name in names if not getattr(settings, name)]
+    if missing:
+        raise InvalidRequest(f"set {', '.join(missing)}: this role can't start without it", code="missing-setting")
