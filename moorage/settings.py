@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     agent_resource_group: str = Field("default", description="resource group that the node joins")
     agent_runtime: str = Field("docker", description="docker or simulated")
     agent_cpu: str = Field("", description="cores to offer, for example 4; empty means what the host has")
-    agent_mem: str = Field("", description="memory to offer, for example 16g; empty means what the host has less 512 MiB")
+    agent_mem: str = Field(
+        "", description="memory to offer, for example 16g; empty means what the host has less 512 MiB"
+    )
     agent_data_dir: Path = Field(Path("/var/lib/moorage-agent"), description="logs of ended sessions are kept here")
     agent_host: str = Field("127.0.0.1", description="address the data plane listens on")
     agent_port: int = Field(0, description="port the data plane listens on; 0 takes a free one")
@@ -56,7 +58,9 @@ def load_settings() -> Settings:
     known = {f"MOORAGE_{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
     unknown = sorted(name for name in os.environ if name.startswith("MOORAGE_") and name not in known)
     if unknown:
-        raise InvalidRequest(f"unknown setting {', '.join(unknown)}; docs/operations.md lists all", code="unknown-setting")
+        raise InvalidRequest(
+            f"unknown setting {', '.join(unknown)}; docs/operations.md lists all", code="unknown-setting"
+        )
     return Settings()
 
 

@@ -142,15 +142,11 @@ def ending_of(exit: KernelExit) -> Ending:
     """The ending that a container's own exit means. Docker reports death by signal n as exit code 128 + n."""
     code = exit.exit_code
     if exit.gone or code is None:
-        return Ending(
-            _S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE
-        )
+        return Ending(_S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE)
     if exit.oom_killed:
         message = "the container used more memory than its limit and was killed"
         return Ending(_S.TERMINATED, Reason.OOM_KILLED, message, SessionResult.FAILURE, code)
     if 128 < code < 160:
-        return Ending(
-            _S.TERMINATED, Reason.SIGNALLED, f"ended by signal {code - 128}", SessionResult.FAILURE, code
-        )
+        return Ending(_S.TERMINATED, Reason.SIGNALLED, f"ended by signal {code - 128}", SessionResult.FAILURE, code)
     result = SessionResult.SUCCESS if code == 0 else SessionResult.FAILURE
     return Ending(_S.TERMINATED, Reason.SELF_TERMINATED, f"exit code {code}", result, code)
