@@ -6,7 +6,9 @@ Every activity is idempotent: its key stands in its docstring, and doing it twic
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from temporalio import activity
 
@@ -110,8 +112,9 @@ class KernelActivities(ABC):
     @activity.defn
     @abstractmethod
     async def create_kernel(self, spec: KernelSpec) -> CreatedKernel:
-        """The container of (kernel, attempt) exists and was started. Key: kernel and attempt; an existing one is adopted,
-        older attempts are removed. Fails with IMAGE_MISSING, CREATE_REFUSED, KERNEL_STOPPED (none is retried)."""
+        """The container of (kernel, attempt) exists and was started. Key: kernel and attempt.
+
+        An existing one is adopted, older attempts are removed. Fails with IMAGE_MISSING, CREATE_REFUSED, KERNEL_STOPPED (none is retried)."""
 
     @activity.defn
     @abstractmethod
@@ -153,7 +156,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Record RUNNING. `began_at` is when the node was asked (seconds since 1970), for the CREATING step."""
+    """Record RUNNING, with the containers that were made."""
 
     session_id: str
     attempt: int
@@ -199,7 +202,7 @@ class SessionActivities(ABC):
     @activity.defn
     @abstractmethod
     async def move_session(self, move: Move) -> bool:
-        """The row has the status, if its attempt is still this one and the move is allowed. Key: session, attempt, status."""
+        """The row has the status, if its attempt is still this one and the move is allowed. Key: all three."""
 
     @activity.defn
     @abstractmethod
@@ -214,7 +217,7 @@ class SessionActivities(ABC):
     @activity.defn
     @abstractmethod
     async def finish_session(self, finish: Finish) -> str:
-        """The row is terminal and its allocations are released (or fenced), once. First terminal status wins; it is returned."""
+        """The row is terminal, its allocations are released (or fenced), once. The first terminal status is returned."""
 
     @activity.defn
     @abstractmethod
@@ -244,17 +247,15 @@ class AgentActivities(ABC):
     @activity.defn
     @abstractmethod
     async def register_agent(self, info: AgentInfo) -> None:
-        """The node's row is ALIVE with this capacity. Key: agent id. What runs there is compared by `reconcile_agent`."""
+        """The node's row is ALIVE with this capacity. Key: agent id. `reconcile_agent` compares what runs there."""
 
     @activity.defn
     @abstractmethod
     async def reconcile_agent(self, report: AgentReport) -> Verdict:
-        """Sessions whose container is missing or has ended are told; containers nobody expects are returned."""
+        """Sessions whose container is missing or has ended are told; containers nobody expects are returned.
 
-    @activity.defn
-    @abstractmethod
-    async def release_fenced(self, report: AgentReport) -> int:
-        """Allocations held for a lost node whose containers are proven gone are released. Returns how many."""
+        What was held for the node while it was lost is released for each container that is proven gone.
+        """
 
     @activity.defn
     @abstractmethod
@@ -268,14 +269,6 @@ class SchedulerInput:
     policy: str
 
 
-class SchedulingActivities(ABC):
-    """On the control queue: the long-running pass loop of one resource group, registered as `schedule.<policy>`."""
-
-    @abstractmethod
-    async def schedule(self, scheduler: SchedulerInput) -> str:
-        """Runs passes until cancelled or the group's policy changes; returns the new policy. Fenced by an epoch."""
-
-
 class MaintenanceActivities(ABC):
     """On the control queue, run by a Temporal Schedule."""
 
@@ -283,3 +276,18 @@ class MaintenanceActivities(ABC):
     @abstractmethod
     async def reap(self) -> int:
         """Rows that are not terminal have a workflow. Returns how many workflows were started."""
+
+
+def registered(contract: type, implementation: object) -> list[Callable[..., Any]]:
+    """The implementation's methods, under the contract's activity names, for a worker."""
+    methods = []
+    for name, promise in vars(contract).items():
+        if hasattr(promise, _DEFINITION):
+            function = getattr(type(implementation), name)
+            if not hasattr(function, _DEFINITION):
+                activity.defn(function)
+            methods.append(getattr(implementation, name))
+    return methods
+
+
+_DEFINITION = "__temporal_activity_definition"

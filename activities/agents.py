@@ -1,0 +1,55 @@
+"""An agent's rows, and what its sessions are told."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.exceptions import ApplicationError
+
+from activities.lives import Lives
+from moorage.contracts.activities import AgentActivities, AgentReport, Destroy, NodeLost, Verdict
+from moorage.db import nodes
+from moorage.domain.errors import InvalidRequest
+from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.session import KernelExit
+
+# A cut-off agent stops its requeue sessions by itself (MOORAGE_AGENT_FENCE_S, 20 s after its last contact). A node is
+# LOST 15 s after its last heartbeat, so 10 s later its containers are stopped and may be started elsewhere.
+FENCE_MARGIN_S = 10.0
+
+
+class LedgerAgents(AgentActivities):
+    """Implements the promises of AgentActivities on PostgreSQL, and signals sessions through `lives`."""
+
+    def __init__(self, engine: AsyncEngine, lives: Lives) -> None:
+        self._engine = engine
+        self._lives = lives
+
+    async def register_agent(self, info: AgentInfo) -> None:
+        try:
+            await nodes.register(self._engine, info)
+        except InvalidRequest as error:
+            raise ApplicationError(error.message, type=error.code, non_retryable=True) from error
+
+    async def reconcile_agent(self, report: AgentReport) -> Verdict:
+        difference = await nodes.compare(self._engine, report.agent_id, report.containers)
+        for missing in difference.missing:
+            exit = KernelExit(missing.kernel_id, missing.attempt, None, gone=True, at=time.time())
+            await self._lives.tell(missing.session_id, "kernel_exited", exit)
+        for container in difference.ended:
+            await self._lives.tell(container.session_id, "kernel_exited", _exit_of(container))
+        there = [(container.kernel_id, container.attempt) for container in report.containers]
+        await nodes.release_fenced(self._engine, report.agent_id, there)
+        return Verdict([Destroy(one.session_id, one.kernel_id, one.attempt, 0.0) for one in difference.unexpected])
+
+    async def mark_agent_lost(self, agent_id: str) -> int:
+        told = await nodes.mark_lost(self._engine, agent_id)
+        lost = NodeLost(agent_id, f"node {agent_id} was lost: no heartbeat for 15 s", time.time() + FENCE_MARGIN_S)
+        for session_id in told:
+            await self._lives.tell(session_id, "node_lost", lost)
+        return len(told)
+
+
+def _exit_of(container: ContainerSeen) -> KernelExit:
+    return KernelExit(container.kernel_id, container.attempt, container.exit_code, container.oom_killed, at=time.time())

@@ -1,0 +1,56 @@
+"""Periodic repair of what no other part can notice: a session without a workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from moorage.session_start import session_input
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from moorage.contracts import names
+from moorage.contracts.activities import MaintenanceActivities
+from moorage.db import ledger
+from moorage.domain.session import SessionStatus
+
+# The API starts the workflow at once and the scheduler again when it assigns; what is older lost both.
+_OLD_ENOUGH_S = 10.0
+
+
+class Reaping(MaintenanceActivities):
+    def __init__(self, engine: AsyncEngine, client: Client) -> None:
+        self._engine = engine
+        self._client = client
+
+    async def reap(self) -> int:
+        rows = await ledger.without_workflow(self._engine, _OLD_ENOUGH_S)
+        if not rows:
+            return 0
+        alive = {
+            execution.id
+            async for execution in self._client.list_workflows(
+                "WorkflowType = 'SessionWorkflow' AND ExecutionStatus = 'Running'"
+            )
+        }
+        lost = [row for row in rows if names.session_workflow(str(row["id"])) not in alive]
+        return sum([await self._start(row) for row in lost])
+
+    async def _start(self, row: Mapping[str, Any]) -> bool:
+        """A waiting session begins anew; one that had been placed is ended by the workflow that takes over."""
+        session = replace(session_input(row), recovered=row["status"] != SessionStatus.PENDING)
+        try:
+            await self._client.start_workflow(
+                "SessionWorkflow",
+                session,
+                id=names.session_workflow(session.session_id),
+                task_queue=names.CONTROL_QUEUE,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                static_summary=f"{session.name}: {session.image}",
+            )
+        except WorkflowAlreadyStartedError:
+            return False
+        return True

@@ -1,0 +1,54 @@
+"""A session's rows, as local activities of its workflow."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from moorage.contracts.activities import Finish, Move, Requeue, SessionActivities, SessionState, Started
+from moorage.db import ledger
+from moorage.domain.session import SessionStatus
+from moorage.seal import Seal
+
+
+class LedgerSessions(SessionActivities):
+    """Implements the promises of SessionActivities on PostgreSQL."""
+
+    def __init__(self, engine: AsyncEngine, seal: Seal) -> None:
+        self._engine = engine
+        self._seal = seal
+
+    async def move_session(self, move: Move) -> bool:
+        return await ledger.move(
+            self._engine,
+            move.session_id,
+            move.attempt,
+            SessionStatus(move.to_status),
+            reason=move.reason,
+            message=move.message,
+        )
+
+    async def record_started(self, started: Started) -> bool:
+        containers = {kernel.kernel_id: kernel.container_id for kernel in started.kernels}
+        return await ledger.record_started(
+            self._engine, started.session_id, started.attempt, containers, started.message
+        )
+
+    async def requeue_session(self, requeue: Requeue) -> int:
+        return await ledger.requeue(
+            self._engine,
+            requeue.session_id,
+            requeue.attempt,
+            reason=requeue.reason,
+            message=requeue.message,
+            avoid=requeue.avoid_agent,
+            fenced=requeue.fenced,
+        )
+
+    async def finish_session(self, finish: Finish) -> str:
+        return await ledger.finish(
+            self._engine, finish.session_id, finish.ending, actor=finish.actor, fenced=finish.fenced
+        )
+
+    async def session_state(self, session_id: str) -> SessionState:
+        status, attempt, kernels = await ledger.session_state(self._engine, session_id, self._seal)
+        return SessionState(status, attempt, kernels)

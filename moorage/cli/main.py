@@ -1,0 +1,55 @@
+"""`moor`: a thin client of the REST API, and the starter of every role."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from moorage.cli import check, cluster, roles, sessions, show, system
+from moorage.domain.errors import MoorageError
+
+app = typer.Typer(
+    name="moor",
+    help="Run compute sessions on a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_VERBS: dict[str, Callable[..., None]] = {
+    "run": sessions.run,
+    "ps": sessions.ps,
+    "show": sessions.show_session,
+    "logs": sessions.logs,
+    "stop": sessions.stop,
+    "exec": sessions.execute,
+    "events": sessions.events,
+    "agents": cluster.agents,
+    "resources": cluster.resources,
+    "up": system.up,
+    "down": system.down,
+    "status": system.status,
+    "check": check.check,
+    "api": roles.api,
+    "worker": roles.worker,
+    "agent": roles.agent,
+}
+for _name, _verb in _VERBS.items():
+    app.command(_name)(_verb)
+
+
+def run() -> None:
+    """The console script. What is refused is said in plain words on stderr, with exit code 1."""
+    try:
+        app()
+    except MoorageError as error:
+        show.note(f"moor: {error.message}")
+        if error.hint:
+            show.note(f"hint: {error.hint}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

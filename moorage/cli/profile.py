@@ -1,0 +1,64 @@
+"""Where the API is and with what keys: the environment first, then client.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from moorage.domain.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+def profile_path() -> Path:
+    """client.toml in MOORAGE_CONFIG_DIR, else in the user's configuration folder."""
+    if folder := os.environ.get("MOORAGE_CONFIG_DIR"):
+        return Path(folder) / "client.toml"
+    config = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(config) if config else Path.home() / ".config") / "moorage" / "client.toml"
+
+
+def load_profile() -> Profile:
+    """The profile of this process. Says what is missing and how to get it."""
+    stored = read_toml(profile_path())
+    values = {
+        name: os.environ.get(f"MOORAGE_{name.upper()}") or stored.get(name, "")
+        for name in ("endpoint", "access_key", "secret_key")
+    }
+    missing = [name for name, value in values.items() if not value]
+    if missing:
+        raise InvalidRequest(
+            f"no {', '.join(missing)} known: neither MOORAGE_* variables nor {profile_path()}",
+            code="no-profile",
+            hint="start a cluster here with `moor up`, or set MOORAGE_ENDPOINT, MOORAGE_ACCESS_KEY, MOORAGE_SECRET_KEY",
+        )
+    return Profile(values["endpoint"].rstrip("/"), values["access_key"], values["secret_key"])
+
+
+def read_toml(path: Path) -> dict[str, str]:
+    """The strings in a flat TOML file; empty when there is no file."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InvalidRequest(f"{path} can't be read: {error}", code="bad-profile") from None
+    return {name: str(value) for name, value in content.items()}
+
+
+def write_toml(path: Path, values: dict[str, str]) -> None:
+    """Replaces the file at once, readable by its owner alone (0600): it holds secrets."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+    draft.replace(path)

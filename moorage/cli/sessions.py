@@ -1,0 +1,203 @@
+"""Verbs about sessions: run, ps, show, logs, stop, exec, events."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from moorage.cli import show
+from moorage.cli.client import Client, Json
+from moorage.cli.wait import Watch, is_over, step
+from moorage.domain.errors import InvalidRequest
+from moorage.domain.session import SessionResult, SessionStatus, SessionType
+
+FAILED = 125  # the session itself failed, not the command in it
+INTERRUPTED = 130
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Ref = Annotated[str, typer.Argument(help="Session id or name.")]
+
+
+def run(
+    image: Annotated[str, typer.Argument(help="Container image.")],
+    command: Annotated[list[str] | None, typer.Argument(help="Command, after `--`.")] = None,
+    cpu: Annotated[str, typer.Option(help="Cores, for example 1, 0.5 or 500m.")] = "1",
+    mem: Annotated[str, typer.Option(help="Memory, for example 256m or 2g.")] = "256m",
+    name: Annotated[str | None, typer.Option(help="Name; one is made up by default.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated.")] = None,
+    type: Annotated[SessionType | None, typer.Option(help="Batch with a command, else interactive.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Return as soon as it is queued.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Run a session and follow it. The exit code is the command's; 125 when the session failed."""
+    client = Client()
+    body: Json = {
+        "image": image,
+        "type": type or (SessionType.BATCH if command else SessionType.INTERACTIVE),
+        "command": command or [],
+        "env": _pairs(env or []),
+        "resources": {"cpu": cpu, "mem": mem},
+    }
+    body |= {key: value for key, value in (("name", name), ("priority", priority)) if value is not None}
+    session = client.submit(body)
+    if detach:
+        return show.as_json(session) if json else print(session["name"])
+    try:
+        _follow(client, session, json=json)
+    except KeyboardInterrupt:
+        show.note(f"\ndetached; session keeps running: moor logs -f {session['name']}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def ps(
+    everything: Annotated[bool, typer.Option("-a", "--all", help="Ended sessions too.")] = False,
+    json: AsJson = False,
+) -> None:
+    """List sessions."""
+    page = Client().sessions(everything=everything)
+    if json:
+        return show.as_json(page)
+    show.table(
+        ["NAME", "ID", "STATUS", "IMAGE", "SLOTS", "AGENT", "AGE", "INFO"],
+        [
+            (s["name"], s["id"], s["status"], s["image"], show.slots(s["slots"]), s["agent"],
+             show.age(s["created_at"]), s["reason"] or s["status_info"])
+            for s in page["items"]
+        ],
+    )  # fmt: skip
+    if page["total"] > len(page["items"]):
+        show.note(f"{len(page['items'])} of {page['total']} shown")
+    return None
+
+
+def show_session(ref: Ref, json: AsJson = False) -> None:
+    """Show all about a session."""
+    session = Client().session(ref)
+    if json:
+        return show.as_json(session)
+    links = session.get("links") or {}
+    values = {name.replace("_", " "): value for name, value in session.items() if name != "links"}
+    values["command"] = " ".join(session["command"] or [])
+    values["slots"] = show.slots(session["slots"])
+    return show.fields(values | {f"link {name}": link for name, link in links.items() if link})
+
+
+def logs(
+    ref: Ref,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the session ends.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Print what a session wrote."""
+    client = Client()
+    for text in client.follow_logs(ref) if follow else [client.logs(ref)]:
+        if json:
+            show.as_json({"text": text})
+        else:
+            sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def stop(
+    ref: Ref,
+    force: Annotated[bool, typer.Option("--force", help="No grace period.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Stop a session, wait until it is over, and say how it ended."""
+    client = Client()
+    session = Watch(client, client.stop(ref, forced=force), quiet=True).until()
+    if json:
+        return show.as_json(session)
+    return print(how_it_ended(session))
+
+
+def execute(
+    ref: Ref,
+    command: Annotated[list[str], typer.Argument(help="Command, after `--`.")],
+    timeout: Annotated[float, typer.Option(help="Seconds it may take.")] = 60.0,
+    json: AsJson = False,
+) -> None:
+    """Run a command in a session's container. The exit code is the command's."""
+    outcome = Client().execute(ref, command, timeout)
+    if json:
+        show.as_json(outcome)
+    else:
+        sys.stdout.write(outcome["stdout"])
+        sys.stderr.write(outcome["stderr"])
+    raise typer.Exit(int(outcome["exit_code"]))
+
+
+def events(ref: Ref, json: AsJson = False) -> None:
+    """Show each step of a session's life, and how long it stayed there."""
+    client = Client()
+    items = client.events(ref)
+    if json:
+        return show.as_json({"items": items})
+    return show.table(["#", "AT", "STATUS", "STAYED", "ACTOR", "REASON", "MESSAGE"], _timeline(items))
+
+
+def how_it_ended(session: Json) -> str:
+    """`prime-1 terminated: self-terminated, exit code 0`, in words of the session's row."""
+    words = [session.get("reason") or "no reason given"]
+    if session.get("exit_code") is not None:
+        words.append(f"exit code {session['exit_code']}")
+    info = session.get("status_info")
+    if info and info not in words:
+        words.append(info)
+    return f"{session['name']} {step(session['status'])}: {', '.join(words)}"
+
+
+def exit_code_of(session: Json) -> int:
+    """The command's own exit code; 125 when the session failed or was cancelled."""
+    if session["status"] != SessionStatus.TERMINATED:
+        return FAILED
+    if session.get("exit_code") is not None:
+        return int(session["exit_code"])
+    return 1 if session.get("result") == SessionResult.FAILURE else 0
+
+
+def _follow(client: Client, session: Json, *, json: bool) -> None:
+    watch = Watch(client, session, quiet=json)
+    if session["type"] == SessionType.BATCH:
+        ended = watch.until() if json else watch.to_the_end()
+        _finish(ended, json=json)
+    session = watch.until(SessionStatus.RUNNING)
+    if is_over(session):
+        _finish(session, json=json)
+    if json:
+        show.as_json(session)
+    else:
+        show.note(f"{session['name']} is running: moor exec {session['name']} -- sh -c 'echo hello'")
+
+
+def _finish(session: Json, *, json: bool) -> NoReturn:
+    code = exit_code_of(session)
+    if json:
+        show.as_json(session)
+    else:
+        show.note(how_it_ended(session))
+    raise typer.Exit(code)
+
+
+def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
+    rows = []
+    for event, following in zip(items, [*items[1:], None], strict=True):
+        at = show.moment(event["at"])
+        stayed = show.duration((show.moment(following["at"]) - at).total_seconds()) if following else ""
+        clock = at.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        rows.append(
+            (event["seq"], clock, event["to_status"], stayed, event["actor"], event["reason"], event["message"])
+        )
+    return rows
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise InvalidRequest(f"--env {text!r} is not KEY=VALUE")
+        pairs[key] = value
+    return pairs

@@ -1,0 +1,155 @@
+"""Nodes: registration, what their containers should be, loss and return."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from moorage.db.ledger import SCHEDULER_CHANNEL
+from moorage.domain.errors import InvalidRequest
+from moorage.domain.node import AgentInfo, ContainerSeen
+
+# A container may exist while its session is in one of these; beyond them it is killed.
+_EXPECTED = "('SCHEDULED', 'PREPARING', 'CREATING', 'RUNNING', 'RESTARTING', 'RESIZING', 'TERMINATING')"
+# Only these must have one: before RUNNING it may not be made yet, in TERMINATING it may be gone already.
+_REQUIRED = "('RUNNING', 'RESTARTING', 'RESIZING')"
+# A report may be older than a container that was made meanwhile; so long a container may be missing from it.
+_REPORT_AGE_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class MissingKernel:
+    """A kernel that should run on the node and doesn't."""
+
+    session_id: str
+    kernel_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    unexpected: list[ContainerSeen]
+    missing: list[MissingKernel]
+    ended: list[ContainerSeen]
+
+
+async def register(engine: AsyncEngine, info: AgentInfo) -> None:
+    """The node is ALIVE with this offer. A smaller offer than what is in use is reached as sessions end."""
+    async with engine.begin() as connection:
+        group = await connection.execute(
+            text("SELECT 1 FROM resource_groups WHERE name = :name"), {"name": info.resource_group}
+        )
+        if group.scalar_one_or_none() is None:
+            raise InvalidRequest(f"there is no resource group {info.resource_group!r}", code="unknown-resource-group")
+        await connection.execute(
+            text(
+                "INSERT INTO agents (id, resource_group, status, address, architecture, runtime, hostname, version,"
+                " incarnation) VALUES (:id, :resource_group, 'ALIVE', :address, :architecture, :runtime, :hostname,"
+                " :version, :incarnation) ON CONFLICT (id) DO UPDATE SET status = 'ALIVE',"
+                " resource_group = excluded.resource_group, address = excluded.address,"
+                " architecture = excluded.architecture, runtime = excluded.runtime, hostname = excluded.hostname,"
+                " version = excluded.version, incarnation = excluded.incarnation,"
+                " status_changed = CASE WHEN agents.status = 'ALIVE' THEN agents.status_changed ELSE now() END"
+            ),
+            {
+                "id": info.agent_id,
+                "resource_group": info.resource_group,
+                "address": info.address,
+                "architecture": info.architecture,
+                "runtime": info.runtime,
+                "hostname": info.hostname,
+                "version": info.version,
+                "incarnation": info.incarnation,
+            },
+        )
+        await connection.execute(
+            text(
+                "INSERT INTO agent_slots (agent_id, slot, capacity, offered)"
+                " SELECT :id, o.key, o.value::bigint, o.value::bigint FROM jsonb_each_text(CAST(:slots AS jsonb)) AS o"
+                " ON CONFLICT (agent_id, slot) DO UPDATE SET offered = excluded.offered,"
+                " capacity = GREATEST(excluded.offered, agent_slots.used)"
+            ),
+            {"id": info.agent_id, "slots": json.dumps(info.slots)},
+        )
+        await connection.execute(
+            text(
+                "UPDATE agent_slots SET offered = 0, capacity = used WHERE agent_id = :id"
+                " AND NOT CAST(:slots AS jsonb) ? slot"
+            ),
+            {"id": info.agent_id, "slots": json.dumps(info.slots)},
+        )
+        await connection.execute(
+            text("SELECT pg_notify(:channel, :payload)"),
+            {"channel": SCHEDULER_CHANNEL, "payload": info.resource_group},
+        )
+
+
+async def compare(engine: AsyncEngine, agent_id: str, containers: Iterable[ContainerSeen]) -> Comparison:
+    """What runs on the node against what should: by kernel and attempt."""
+    seen = list(containers)
+    async with engine.connect() as connection:
+        rows = (
+            await connection.execute(
+                text(
+                    "SELECT k.id AS kernel_id, s.id AS session_id, s.attempt, s.status IN"
+                    f" {_REQUIRED} AND s.status_changed < now() - make_interval(secs => {_REPORT_AGE_S}) AS required FROM kernels k JOIN sessions s ON s.id = k.session_id"
+                    f" WHERE k.agent_id = :agent AND s.status IN {_EXPECTED}"
+                ),
+                {"agent": agent_id},
+            )
+        ).all()
+    expected = {(str(row.kernel_id), row.attempt): row for row in rows}
+    present = {(container.kernel_id, container.attempt) for container in seen}
+    return Comparison(
+        unexpected=[one for one in seen if (one.kernel_id, one.attempt) not in expected],
+        missing=[
+            MissingKernel(str(row.session_id), kernel_id, attempt)
+            for (kernel_id, attempt), row in expected.items()
+            if row.required and (kernel_id, attempt) not in present
+        ],
+        ended=[one for one in seen if one.state == "exited" and (one.kernel_id, one.attempt) in expected],
+    )
+
+
+async def release_fenced(engine: AsyncEngine, agent_id: str, still_there: Iterable[tuple[str, int]]) -> int:
+    """Frees what was held for the node while it was lost, but for the kernels that still have a container."""
+    held = json.dumps([{"kernel_id": kernel_id, "attempt": attempt} for kernel_id, attempt in still_there])
+    async with engine.begin() as connection:
+        freed = await connection.execute(
+            text(
+                "UPDATE allocations a SET released_at = now() WHERE a.agent_id = :agent AND a.fenced_at IS NOT NULL"
+                " AND a.released_at IS NULL AND NOT EXISTS (SELECT 1 FROM jsonb_to_recordset(CAST(:held AS jsonb))"
+                " AS h(kernel_id uuid, attempt int) WHERE h.kernel_id = a.kernel_id AND h.attempt = a.attempt)"
+                " RETURNING 1"
+            ),
+            {"agent": agent_id, "held": held},
+        )
+        count = len(freed.all())
+        if count:
+            await connection.execute(
+                text("SELECT pg_notify(:channel, resource_group) FROM agents WHERE id = :agent"),
+                {"channel": SCHEDULER_CHANNEL, "agent": agent_id},
+            )
+        return count
+
+
+async def mark_lost(engine: AsyncEngine, agent_id: str) -> list[str]:
+    """The node takes nothing more. Returns the sessions on it, which must be told."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE agents SET status = 'LOST', status_changed = now() WHERE id = :id AND status = 'ALIVE'"),
+            {"id": agent_id},
+        )
+        rows: Any = await connection.execute(
+            text(
+                "SELECT DISTINCT s.id FROM kernels k JOIN sessions s ON s.id = k.session_id"
+                f" WHERE k.agent_id = :agent AND s.status IN {_EXPECTED}"
+            ),
+            {"agent": agent_id},
+        )
+        return [str(row.id) for row in rows]

@@ -1,0 +1,386 @@
+"""The life of a session, from the queue to the proof that nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+from moorage.contracts import activities as contract
+from moorage.contracts import names
+from moorage.contracts.activities import (
+    Assignment,
+    Cancel,
+    CreatedKernel,
+    Destroy,
+    Destroyed,
+    Finish,
+    KernelActivities,
+    Move,
+    NodeLost,
+    PullImage,
+    Requeue,
+    SessionActivities,
+    SessionInput,
+    Started,
+)
+from moorage.domain.session import (
+    Ending,
+    KernelExit,
+    KernelSpec,
+    NodeLossPolicy,
+    Reason,
+    SessionResult,
+    SessionStatus,
+    ending_of,
+)
+from workflows import options
+
+_S = SessionStatus
+
+
+class _TryElsewhere(Exception):
+    """This attempt failed on its node; the session may start on another one."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@workflow.defn(name="SessionWorkflow")
+class SessionWorkflow:
+    """One session. Handlers only note what was said; `run` alone acts, so nothing interleaves with it."""
+
+    @workflow.init
+    def __init__(self, session: SessionInput) -> None:
+        self._session = session
+        self._attempt = 0
+        self._assignment: Assignment | None = None
+        self._cancel: Cancel | None = None
+        self._exits: dict[str, KernelExit] = {}
+        self._lost: NodeLost | None = None
+        self._first_failure = ""
+        self._status = str(_S.PENDING)
+
+    @workflow.signal
+    def assigned(self, assignment: Assignment) -> None:
+        if self._assignment is None and assignment.attempt >= self._attempt:
+            self._attempt = assignment.attempt
+            self._assignment = assignment
+
+    @workflow.signal
+    def cancel(self, cancel: Cancel) -> None:
+        if self._cancel is None:
+            self._cancel = cancel
+        elif cancel.forced and not self._cancel.forced:
+            self._cancel = replace(self._cancel, forced=True)
+
+    @workflow.signal
+    def kernel_exited(self, exit: KernelExit) -> None:
+        if self._is_current(exit):
+            self._exits.setdefault(exit.kernel_id, exit)
+
+    @workflow.signal
+    def node_lost(self, lost: NodeLost) -> None:
+        if self._assignment and lost.agent_id in {kernel.agent_id for kernel in self._assignment.kernels}:
+            self._lost = lost
+
+    @workflow.query
+    def snapshot(self) -> str:
+        return self._status
+
+    @workflow.run
+    async def run(self, session: SessionInput) -> str:
+        if session.recovered:
+            return await self._end_what_is_left()
+        while True:
+            self._show(_S.PENDING, "waits for a node")
+            ending = await self._wait_for_a_node()
+            if ending is not None:
+                return await self._finish(ending, fenced=False)
+            try:
+                ending = await self._live()
+                fenced = await self._clean_up(ending)
+            except _TryElsewhere as failure:
+                fenced = await self._remove_containers(grace_s=0)
+                if self._cancel is not None:
+                    ending = self._cancelled(_S.TERMINATED)
+                elif self._attempt + 1 < self._session.max_attempts:
+                    await self._requeue(failure, fenced=fenced)
+                    continue
+                else:
+                    ending = Ending(_S.ERROR, failure.reason, self._first_failure, SessionResult.FAILURE)
+            return await self._finish(ending, fenced=fenced)
+
+    async def _wait_for_a_node(self) -> Ending | None:
+        """None once assigned. A cancel that crosses a placement is settled by the row lock in `finish_session`."""
+        timeout = self._session.pending_timeout_s or None
+        try:
+            await workflow.wait_condition(
+                lambda: self._cancel is not None or self._assignment is not None, timeout=timeout
+            )
+        except TimeoutError:
+            message = f"no node had room within {self._session.pending_timeout_s:g} s"
+            return Ending(_S.CANCELLED, Reason.PENDING_TIMEOUT, message)
+        return self._cancelled(_S.CANCELLED) if self._cancel is not None else None
+
+    async def _live(self) -> Ending:
+        """Creates the kernels and waits for the end. Undone by `_clean_up` or, on failure, `_remove_containers`."""
+        created = await self._create()
+        if isinstance(created, Ending):
+            return created
+        nodes = ", ".join(sorted({kernel.agent_id for kernel in self._kernels}))
+        await self._local(
+            SessionActivities.record_started,
+            Started(self._session.session_id, self._attempt, created, self._kernels[0].agent_id, f"on {nodes}"),
+            "record RUNNING",
+        )
+        self._show(_S.RUNNING, f"runs on {nodes}")
+        for kernel in created:
+            if kernel.exit is not None:
+                self._exits.setdefault(kernel.kernel_id, kernel.exit)
+        if not self._exits:
+            workflow.upsert_search_attributes(
+                [names.STATUS.value_set(_S.RUNNING), names.AGENT.value_set(self._kernels[0].agent_id)]
+            )
+        return await self._wait_for_the_end()
+
+    async def _create(self) -> list[CreatedKernel] | Ending:
+        """All kernels started, or the ending that came first."""
+        self._show(_S.CREATING, "its containers are made")
+        work = asyncio.gather(*(self._create_one(kernel) for kernel in self._kernels))
+        recorded = self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
+        together = asyncio.gather(work, recorded)
+        try:
+            await workflow.wait_condition(lambda: together.done() or self._interrupted())
+            if not together.done():
+                together.cancel()
+                return self._interruption()
+            return together.result()[0]
+        except ActivityError as error:
+            return self._creation_failed(error)
+
+    async def _create_one(self, kernel: KernelSpec) -> CreatedKernel:
+        try:
+            return await self._start_create(kernel)
+        except ActivityError as error:
+            if _type_of(error) != contract.IMAGE_MISSING:
+                raise
+        await self._local(SessionActivities.move_session, self._move(_S.PREPARING), "record PREPARING")
+        self._show(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
+        await workflow.execute_activity_method(
+            KernelActivities.pull_image,
+            PullImage(kernel.image),
+            task_queue=names.agent_queue(kernel.agent_id),
+            schedule_to_start_timeout=options.NODE_PICKUP,
+            start_to_close_timeout=options.PULL_TIMEOUT,
+            heartbeat_timeout=options.NODE_HEARTBEAT,
+            retry_policy=options.PULL_RETRY,
+            cancellation_type=workflow.ActivityCancellationType.ABANDON,
+            summary=f"pull {kernel.image} on {kernel.agent_id}",
+        )
+        await self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
+        return await self._start_create(kernel)
+
+    async def _start_create(self, kernel: KernelSpec) -> CreatedKernel:
+        return await workflow.execute_activity_method(
+            KernelActivities.create_kernel,
+            kernel,
+            task_queue=names.agent_queue(kernel.agent_id),
+            schedule_to_start_timeout=options.NODE_PICKUP,
+            start_to_close_timeout=options.CREATE_TIMEOUT,
+            heartbeat_timeout=options.NODE_HEARTBEAT,
+            retry_policy=options.CREATE_RETRY,
+            cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
+            summary=f"create the container on {kernel.agent_id}",
+        )
+
+    def _creation_failed(self, error: ActivityError) -> Ending:
+        """The ending, for what no other node can help; else raises _TryElsewhere."""
+        if is_cancelled_exception(error) and self._interrupted():
+            return self._interruption()
+        cause = error.cause
+        message = getattr(cause, "message", "") or str(cause)
+        if _type_of(error) == contract.IMAGE_PULL_FAILED:
+            return Ending(_S.ERROR, Reason.IMAGE_PULL_FAILED, message, SessionResult.FAILURE)
+        self._first_failure = self._first_failure or message
+        raise _TryElsewhere(Reason.FAILED_TO_CREATE, message) from error
+
+    async def _wait_for_the_end(self) -> Ending:
+        """A container's exit, a wish, a loss or a deadline, whichever comes first."""
+        deadlines = [
+            (seconds, reason)
+            for seconds, reason in (
+                (self._session.lifetime_s, Reason.LIFETIME_EXCEEDED),
+                (self._session.batch_timeout_s, Reason.BATCH_TIMEOUT),
+            )
+            if seconds
+        ]
+        timeout, reason = min(deadlines, default=(None, Reason.NONE), key=lambda deadline: deadline[0] or 0)
+        try:
+            await workflow.wait_condition(lambda: bool(self._exits) or self._interrupted(), timeout=timeout)
+        except TimeoutError:
+            return Ending(_S.TERMINATED, reason, f"ran for {timeout:g} s, its limit", SessionResult.FAILURE)
+        if self._exits:
+            return ending_of(next(iter(self._exits.values())))
+        return self._interruption()
+
+    async def _clean_up(self, ending: Ending) -> bool:
+        """The containers are gone (True: fenced on a lost node instead). A container that ended by itself needs no grace."""
+        if not self._exits and self._lost is None:
+            self._show(_S.TERMINATING, f"stops: {ending.reason}")
+            await self._local(
+                SessionActivities.move_session,
+                self._move(_S.TERMINATING, reason=ending.reason, message=ending.message),
+                "record TERMINATING",
+            )
+        return await self._remove_containers(grace_s=self._session.grace_s)
+
+    async def _remove_containers(self, *, grace_s: float) -> bool:
+        """True if a node is lost and its containers are fenced instead of proven gone."""
+        fenced = await asyncio.gather(*(self._remove(kernel, grace_s) for kernel in self._kernels))
+        return any(fenced)
+
+    async def _remove(self, kernel: KernelSpec, grace_s: float) -> bool:
+        """Asks until the node proves it or is lost. No deadline: the allocation is held as long as there is no proof."""
+        while self._lost is None:
+            forced = self._forced()
+            order = Destroy(kernel.session_id, kernel.kernel_id, kernel.attempt, 0 if forced else grace_s)
+            task = workflow.start_activity_method(
+                KernelActivities.destroy_kernel,
+                order,
+                task_queue=names.agent_queue(kernel.agent_id),
+                schedule_to_start_timeout=options.NODE_PICKUP,
+                start_to_close_timeout=timedelta(seconds=order.grace_s) + options.DESTROY_MARGIN,
+                heartbeat_timeout=options.NODE_HEARTBEAT,
+                retry_policy=options.DESTROY_RETRY,
+                cancellation_type=workflow.ActivityCancellationType.ABANDON,
+                summary=f"remove the container on {kernel.agent_id}",
+            )
+            await workflow.wait_condition(
+                lambda task=task, forced=forced: (  # type: ignore[misc]
+                    task.done() or self._lost is not None or self._forced() != forced
+                )
+            )
+            if not task.done():
+                task.cancel()
+                continue
+            try:
+                self._note_proof(await task)
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                self._show(_S.TERMINATING, f"node {kernel.agent_id} does not answer; asked again")
+                continue
+            return False
+        return True
+
+    def _note_proof(self, proof: Destroyed) -> None:
+        if proof.exit is not None:
+            self._exits.setdefault(proof.kernel_id, proof.exit)
+
+    async def _requeue(self, failure: _TryElsewhere, *, fenced: bool) -> None:
+        """PENDING again. A lost node's containers are stopped by its own fence before another node may start."""
+        avoid = self._kernels[0].agent_id
+        if self._lost is not None:
+            wait_s = self._lost.fenced_at - workflow.time()
+            if wait_s > 0:
+                await workflow.sleep(wait_s)
+        self._attempt = await workflow.execute_local_activity_method(
+            SessionActivities.requeue_session,
+            Requeue(self._session.session_id, self._attempt, failure.reason, failure.message, avoid, fenced),
+            start_to_close_timeout=options.DATABASE_TIMEOUT,
+            retry_policy=options.DATABASE_RETRY,
+            summary=f"requeue: {failure.reason}",
+        )
+        # The scheduler can't have assigned the new attempt before the row was PENDING; what arrived since then is kept.
+        if self._assignment is not None and self._assignment.attempt < self._attempt:
+            self._assignment = None
+        self._lost = None
+        self._exits.clear()
+
+    async def _finish(self, ending: Ending, *, fenced: bool) -> str:
+        """The row is terminal and what it held is released. From here nothing of the session is left."""
+        exits = list(self._exits.values())
+        if ending.exit_code is None and exits:
+            ending = replace(ending, exit_code=exits[0].exit_code)
+        actor = self._cancel.actor if self._cancel is not None and ending.reason == self._cancel.reason else "workflow"
+        status: str = await workflow.execute_local_activity_method(
+            SessionActivities.finish_session,
+            Finish(self._session.session_id, ending, actor, fenced),
+            start_to_close_timeout=options.DATABASE_TIMEOUT,
+            retry_policy=options.DATABASE_RETRY,
+            summary=f"record {ending.status}: {ending.reason}",
+        )
+        workflow.upsert_search_attributes([names.STATUS.value_set(status)])
+        self._show(_S(status), f"{ending.reason}: {ending.message}")
+        return status
+
+    async def _end_what_is_left(self) -> str:
+        """In place of a workflow that was terminated from outside: removes its containers and ends the row."""
+        state = await workflow.execute_local_activity_method(
+            SessionActivities.session_state,
+            self._session.session_id,
+            start_to_close_timeout=options.DATABASE_TIMEOUT,
+            retry_policy=options.DATABASE_RETRY,
+        )
+        self._attempt = state.attempt
+        fenced = False
+        if state.kernels:
+            self._assignment = Assignment(state.attempt, state.kernels)
+            fenced = await self._remove_containers(grace_s=self._session.grace_s)
+        message = "its workflow was terminated from outside"
+        return await self._finish(
+            Ending(_S.ERROR, Reason.CANCELLED_BY_ADMIN, message, SessionResult.FAILURE), fenced=fenced
+        )
+
+    @property
+    def _kernels(self) -> list[KernelSpec]:
+        return self._assignment.kernels if self._assignment is not None else []
+
+    def _is_current(self, exit: KernelExit) -> bool:
+        return any(exit.kernel_id == one.kernel_id and exit.attempt == one.attempt for one in self._kernels)
+
+    def _interrupted(self) -> bool:
+        return self._cancel is not None or self._lost is not None
+
+    def _interruption(self) -> Ending:
+        """The ending that a wish or a loss means; a lost node's requeue session tries elsewhere."""
+        if self._cancel is not None:
+            return self._cancelled(_S.TERMINATED)
+        assert self._lost is not None
+        if self._session.on_node_loss == NodeLossPolicy.REQUEUE:
+            self._first_failure = self._first_failure or self._lost.message
+            raise _TryElsewhere(Reason.NODE_LOST, self._lost.message)
+        return Ending(_S.ERROR, Reason.NODE_LOST, self._lost.message, SessionResult.FAILURE)
+
+    def _cancelled(self, status: SessionStatus) -> Ending:
+        assert self._cancel is not None
+        return Ending(status, self._cancel.reason, self._cancel.message or f"by {self._cancel.actor}")
+
+    def _forced(self) -> bool:
+        return self._cancel is not None and self._cancel.forced
+
+    def _move(self, to: SessionStatus, *, reason: str = "", message: str = "") -> Move:
+        return Move(self._session.session_id, self._attempt, to, message, reason)
+
+    async def _local(self, step: object, order: object, summary: str) -> None:
+        await workflow.execute_local_activity_method(
+            step,  # type: ignore[call-overload]
+            order,
+            start_to_close_timeout=options.DATABASE_TIMEOUT,
+            retry_policy=options.DATABASE_RETRY,
+            summary=summary,
+        )
+
+    def _show(self, status: SessionStatus, words: str) -> None:
+        self._status = str(status)
+        workflow.set_current_details(f"**{status}** (attempt {self._attempt}): {words}")
+
+
+def _type_of(error: ActivityError) -> str:
+    return error.cause.type or "" if isinstance(error.cause, ApplicationError) else ""
