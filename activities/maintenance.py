@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from moorage.session_start import session_input
+from moorage.session_start import session_input, start_session
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from moorage.contracts import names
 from moorage.contracts.activities import MaintenanceActivities
@@ -42,15 +41,4 @@ class Reaping(MaintenanceActivities):
     async def _start(self, row: Mapping[str, Any]) -> bool:
         """A waiting session begins anew; one that had been placed is ended by the workflow that takes over."""
         session = replace(session_input(row), recovered=row["status"] != SessionStatus.PENDING)
-        try:
-            await self._client.start_workflow(
-                "SessionWorkflow",
-                session,
-                id=names.session_workflow(session.session_id),
-                task_queue=names.CONTROL_QUEUE,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                static_summary=f"{session.name}: {session.image}",
-            )
-        except WorkflowAlreadyStartedError:
-            return False
-        return True
+        return await start_session(self._client, session, reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)

