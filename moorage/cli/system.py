@@ -88,7 +88,9 @@ def status(data_dir: DataDir = None, json: AsJson = False) -> None:
 def _up_in_background(place: Place, port: int, agents: int, runtime: str, *, json: bool) -> None:
     place.make()
     options = [f"--data-dir={place.folder}", f"--port={port}", f"--agents={agents}", f"--runtime={runtime}"]
-    with (place.logs / "up.log").open("w+") as log:
+    # Appended to: a start that is refused must not wipe the log of the one that runs.
+    with (place.logs / "up.log").open("a+") as log:
+        began_at = log.seek(0, os.SEEK_END)
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "moorage.cli.main", "up", *options],
             stdin=subprocess.DEVNULL,
@@ -98,7 +100,7 @@ def _up_in_background(place: Place, port: int, agents: int, runtime: str, *, jso
         )
         record = _until_ready(place, child)
         if record is None:
-            log.seek(0)
+            log.seek(began_at)
             raise Unavailable(log.read().strip().removeprefix("moor: "))
     if json:
         show.as_json(_status_json(place, record, _agents(place, record)))

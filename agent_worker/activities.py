@@ -1,0 +1,124 @@
+"""Containers on this node, by order of the sessions' workflows. Each step finds what an earlier try of it has done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from agent_worker.kept_logs import KeptLogs
+from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime
+from moorage.contracts import activities as contract
+from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, KernelActivities, PullImage
+from moorage.domain.node import ContainerSeen
+from moorage.domain.session import KernelSpec
+
+_BEAT_S = 3.0
+# Orders for a kernel destroyed so long ago can't be on their way any more.
+_TOMBSTONE_S = 3600.0
+
+
+class NodeKernels(KernelActivities):
+    """Implements the promises of KernelActivities on a runtime."""
+
+    def __init__(self, runtime: Runtime, logs: KeptLogs) -> None:
+        self._runtime = runtime
+        self._logs = logs
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._destroyed: dict[tuple[str, int], float] = {}
+
+    @activity.defn
+    async def create_kernel(self, spec: KernelSpec) -> CreatedKernel:
+        async with _beating(), self._lock(spec.kernel_id):
+            if (spec.kernel_id, spec.attempt) in self._destroyed:
+                raise _final(contract.KERNEL_STOPPED, "the session was stopped before its container was made")
+            began = time.perf_counter()
+            if spec.attempt > 0:
+                for older in await self._of(spec.kernel_id, below=spec.attempt):
+                    await self._runtime.remove(older)
+            try:
+                started = await self._runtime.create(spec)
+            except ImageMissing as error:
+                raise _final(contract.IMAGE_MISSING, str(error)) from None
+            except CreateRefused as error:
+                raise _final(contract.CREATE_REFUSED, str(error)) from None
+            took_ms = (time.perf_counter() - began) * 1000
+            return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
+
+    @activity.defn
+    async def pull_image(self, order: PullImage) -> None:
+        progress = [""]
+        async with _beating(lambda: progress[0]):
+            try:
+                await self._runtime.pull(order.image, lambda line: progress.__setitem__(0, line))
+            except PullFailed as error:
+                raise _final(contract.IMAGE_PULL_FAILED, str(error)) from None
+
+    @activity.defn
+    async def destroy_kernel(self, order: Destroy) -> Destroyed:
+        """The grace period is waited for outside the lock, so that a forced order takes effect meanwhile."""
+        async with _beating():
+            self._bury(order)
+            found = await self._of(order.kernel_id, below=order.attempt + 1)
+            for container in found:
+                if container.state == "running":
+                    await self._runtime.stop(container, order.grace_s)
+            async with self._lock(order.kernel_id):
+                return await self._remove(order)
+
+    async def _remove(self, order: Destroy) -> Destroyed:
+        """A create that was under way when the order came has ended by now: what it made goes too."""
+        exit, size, existed = None, 0, False
+        for container in await self._of(order.kernel_id, below=order.attempt + 1):
+            existed = True
+            ended = await self._runtime.stop(container, 0) if container.state != "created" else None
+            size = await self._logs.keep(
+                container.session_id,
+                container.kernel_id,
+                container.attempt,
+                self._runtime.logs(container, follow=False),
+            )
+            await self._runtime.remove(container)
+            if container.attempt == order.attempt:
+                exit = ended
+        return Destroyed(order.kernel_id, order.attempt, existed, exit, size)
+
+    async def _of(self, kernel_id: str, *, below: int) -> list[ContainerSeen]:
+        found = await self._runtime.containers()
+        return [one for one in found if one.kernel_id == kernel_id and one.attempt < below]
+
+    def _bury(self, order: Destroy) -> None:
+        now = time.monotonic()
+        for key in [key for key, at in self._destroyed.items() if now - at > _TOMBSTONE_S]:
+            del self._destroyed[key]
+            self._locks.pop(key[0], None)
+        self._destroyed[(order.kernel_id, order.attempt)] = now
+
+    def _lock(self, kernel_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(kernel_id, asyncio.Lock())
+
+
+def _final(kind: str, words: str) -> ApplicationError:
+    return ApplicationError(words, type=kind, non_retryable=True)
+
+
+@asynccontextmanager
+async def _beating(details: Callable[[], str] = lambda: "") -> AsyncIterator[None]:
+    """Heartbeats from the third second on: quick steps cost none."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            activity.heartbeat(details())
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

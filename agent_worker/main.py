@@ -1,0 +1,142 @@
+"""The agent: a worker of its node's own queue, the node's voice, and the data plane. Containers outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import signal
+import socket
+import sys
+from datetime import timedelta
+
+import uvicorn
+from docker.errors import DockerException
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from agent_worker import dataplane
+from agent_worker.activities import NodeKernels
+from agent_worker.kept_logs import KeptLogs
+from agent_worker.presence import NodePresence
+from agent_worker.runtimes.contract import Runtime
+from agent_worker.runtimes.docker import DockerRuntime
+from agent_worker.runtimes.simulated import SimulatedRuntime
+from moorage import log
+from moorage.contracts import names
+from moorage.contracts.activities import KernelActivities, PresenceActivities, registered
+from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
+from moorage.domain.ids import checked_agent_id, new_id
+from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.resources import CPU, MEM, parse_cpu, parse_size
+from moorage.settings import Settings, load_settings, require
+from moorage.temporal import connect
+
+_log = log.get("agent")
+
+
+def build_runtime(settings: Settings) -> Runtime:
+    if settings.agent_runtime == "simulated":
+        return SimulatedRuntime(settings.agent_data_dir / "simulated-containers.json")
+    if settings.agent_runtime != "docker":
+        raise InvalidRequest(f"MOORAGE_AGENT_RUNTIME is {settings.agent_runtime!r}; allowed are docker and simulated")
+    try:
+        return DockerRuntime(settings.agent_id)
+    except DockerException as error:
+        raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
+
+
+async def offered(settings: Settings, runtime: Runtime) -> dict[str, int]:
+    """The node's capacity, or what the settings say instead."""
+    slots = await runtime.capacity()
+    if settings.agent_cpu:
+        slots[CPU] = parse_cpu(settings.agent_cpu)
+    if settings.agent_mem:
+        slots[MEM] = parse_size(settings.agent_mem)
+    return slots
+
+
+async def run(settings: Settings) -> None:
+    """Works until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    settings.agent_data_dir.mkdir(parents=True, exist_ok=True)
+    runtime = build_runtime(settings)
+    logs = KeptLogs(settings.agent_data_dir / "logs", cap_bytes=settings.agent_log_bytes)
+    listener = socket.create_server((settings.agent_host, settings.agent_port))
+    address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
+    app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
+    slots, incarnation = await offered(settings, runtime), new_id()
+
+    def info(containers: list[ContainerSeen]) -> AgentInfo:
+        return AgentInfo(
+            agent_id=settings.agent_id,
+            resource_group=settings.agent_resource_group,
+            slots=slots,
+            address=address,
+            architecture=platform.machine(),
+            runtime=settings.agent_runtime,
+            hostname=socket.gethostname(),
+            version="0.1.0",
+            incarnation=incarnation,
+            containers=containers,
+        )
+
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    client = await _connected(settings)
+    presence = NodePresence(client, runtime, info)
+    worker = Worker(
+        client,
+        task_queue=names.agent_queue(settings.agent_id),
+        identity=f"agent-{settings.agent_id}",
+        activities=[
+            *registered(KernelActivities, NodeKernels(runtime, logs)),
+            *registered(PresenceActivities, presence),
+        ],
+        max_concurrent_activity_task_polls=2,
+        max_concurrent_activities=200,
+        # The node's heartbeats are due every 5 s; the default would hold them back for 12.
+        max_heartbeat_throttle_interval=timedelta(seconds=4),
+        default_heartbeat_throttle_interval=timedelta(seconds=4),
+        graceful_shutdown_timeout=timedelta(seconds=1),
+    )
+    async with worker:
+        speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
+        waiting = asyncio.create_task(stopped.wait())
+        _log.info("working", agent=settings.agent_id, address=address)
+        await asyncio.wait({speaking, waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        speaking.cancel()
+    server.should_exit = server.force_exit = True
+    await asyncio.gather(serving, speaking, return_exceptions=True)
+    await runtime.close()
+    if not stopped.is_set():
+        raise Unavailable("a part of the agent stopped; see its log")
+
+
+async def _connected(settings: Settings) -> Client:
+    delay = 0.1
+    while True:
+        try:
+            return await connect(settings)
+        except RuntimeError as error:
+            _log.warning("Temporal is away", address=settings.temporal_address, error=str(error)[:200])
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+
+def main() -> None:
+    try:
+        settings = load_settings()
+        require(settings, "dataplane_key", "payload_keys")
+        checked_agent_id(settings.agent_id)
+        log.configure(settings.log_level, settings.log_format, role="agent")
+        asyncio.run(run(settings))
+    except MoorageError as error:
+        sys.exit(f"moor agent: {error.message}")
+
+
+if __name__ == "__main__":
+    main()

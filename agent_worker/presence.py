@@ -1,0 +1,142 @@
+"""The node's voice: registration, heartbeats, reports, exits, and the fence when it is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from agent_worker.runtimes.contract import Exited, Runtime
+from moorage import log
+from moorage.contracts import names
+from moorage.contracts.activities import AgentReport, Presence, PresenceActivities
+from moorage.domain.node import AgentInfo, ContainerSeen
+
+_BEAT_S = 5.0
+_REPORT_S = 10.0
+_REPORT_UNCHANGED_S = 60.0
+# Without a presence activity for so long, the control plane has given this process up: register again.
+_UNHELD_S = 12.0
+_RPC_TIMEOUT = timedelta(seconds=5)
+
+_log = log.get("presence")
+
+
+class NodePresence(PresenceActivities):
+    def __init__(self, client: Client, runtime: Runtime, info: Callable[[list[ContainerSeen]], AgentInfo]) -> None:
+        self._client = client
+        self._runtime = runtime
+        self._info = info
+        self._agent_id = info([]).agent_id
+        self._incarnation = info([]).incarnation
+        self._held_at = 0.0  # monotonic; when a presence activity last beat
+        self._contact_at = time.monotonic()
+        self._changed = asyncio.Event()
+
+    @activity.defn
+    async def hold_presence(self, presence: Presence) -> None:
+        if presence.incarnation != self._incarnation:
+            return  # meant for an earlier process of this agent
+        while True:
+            containers = await self._runtime.containers()
+            activity.heartbeat({"containers": len(containers), "load": os.getloadavg()[0], "at": time.time()})
+            self._held_at = time.monotonic()
+            await asyncio.sleep(_BEAT_S)
+
+    async def run(self, *, fence_s: float) -> None:
+        """All that the node says, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._stay_registered())
+            group.create_task(self._report_changes())
+            group.create_task(self._tell_exits(group))
+            group.create_task(self._fence(fence_s))
+
+    async def _stay_registered(self) -> None:
+        while True:
+            if time.monotonic() - self._held_at > _UNHELD_S:
+                await self._patiently(self._register)
+                self._held_at = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    async def _register(self) -> None:
+        info = self._info(await self._runtime.containers())
+        await self._client.start_workflow(
+            "AgentWorkflow",
+            args=[self._agent_id],
+            id=names.agent_workflow(self._agent_id),
+            task_queue=names.CONTROL_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="register",
+            start_signal_args=[info],
+            static_summary=f"node {self._agent_id}",
+            rpc_timeout=_RPC_TIMEOUT,
+        )
+        _log.info("registered", agent=self._agent_id, containers=len(info.containers))
+
+    async def _report_changes(self) -> None:
+        """The containers, when they differ from what was said last; and once a minute in any case."""
+        said: object = None
+        said_at = 0.0
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            try:
+                containers = await self._runtime.containers()
+                digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers)
+                if digest == said and time.monotonic() - said_at < _REPORT_UNCHANGED_S:
+                    continue
+                await self._client.get_workflow_handle(names.agent_workflow(self._agent_id)).signal(
+                    "report",
+                    AgentReport(self._agent_id, self._incarnation, containers),
+                    rpc_timeout=_RPC_TIMEOUT,
+                )
+                said, said_at = digest, time.monotonic()
+            except Exception as error:
+                _log.warning("report not delivered", error=str(error)[:200])
+
+    async def _tell_exits(self, group: asyncio.TaskGroup) -> None:
+        async for exited in self._runtime.exits():
+            group.create_task(self._patiently(lambda exited=exited: self._tell(exited)))  # type: ignore[misc]
+
+    async def _tell(self, exited: Exited) -> None:
+        try:
+            await self._client.get_workflow_handle(names.session_workflow(exited.session_id)).signal(
+                "kernel_exited", exited.exit, rpc_timeout=_RPC_TIMEOUT
+            )
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:  # the session is over
+                raise
+
+    async def _fence(self, fence_s: float) -> None:
+        """Cut off for longer than the fence time: sessions that start elsewhere must not go on here."""
+        while True:
+            try:
+                await self._client.service_client.check_health(timeout=_RPC_TIMEOUT)
+                self._contact_at = time.monotonic()
+            except (RPCError, RuntimeError):
+                if time.monotonic() - self._contact_at > fence_s:
+                    await self._stop_requeued()
+            await asyncio.sleep(_BEAT_S)
+
+    async def _stop_requeued(self) -> None:
+        for container in await self._runtime.requeued_elsewhere():
+            _log.warning("fenced: no contact, its session starts elsewhere", session=container.session_id)
+            await self._runtime.stop(container, 0)
+
+    async def _patiently(self, step: Callable[[], object]) -> None:
+        """Again and again until it is done: Temporal may be away."""
+        delay = 0.2
+        while True:
+            try:
+                await step()  # type: ignore[misc]
+                return
+            except Exception as error:
+                _log.warning("waiting for Temporal", error=str(error)[:200])
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)

@@ -1,0 +1,91 @@
+"""What a runtime does for the agent. Docker and the simulated one keep the same promises, by the same tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from moorage.domain.node import ContainerSeen
+from moorage.domain.session import KernelExit, KernelSpec
+
+
+class RuntimeRefusal(Exception):
+    """The runtime's own words."""
+
+
+class ImageMissing(RuntimeRefusal):
+    """The image is not on the node."""
+
+
+class PullFailed(RuntimeRefusal):
+    """The image can't be had."""
+
+
+class CreateRefused(RuntimeRefusal):
+    """This container can't be made or started here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    session_id: str
+    exit: KernelExit
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """`exit` is set if the container had ended before this was answered."""
+
+    container_id: str
+    exit: KernelExit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Runtime(ABC):
+    """Containers on this node that carry this agent's label; no others are seen or touched."""
+
+    @abstractmethod
+    async def capacity(self) -> dict[str, int]:
+        """What the node could offer, in base units."""
+
+    @abstractmethod
+    async def create(self, spec: KernelSpec) -> Started:
+        """The container of (kernel, attempt) exists and was started; an existing one is adopted."""
+
+    @abstractmethod
+    async def pull(self, image: str, progress: Callable[[str], None]) -> None: ...
+
+    @abstractmethod
+    async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
+        """The container runs no more: asked first, killed after the grace period. Returns how it ended."""
+
+    @abstractmethod
+    async def remove(self, container: ContainerSeen) -> None:
+        """The container is gone. It may be gone already."""
+
+    @abstractmethod
+    async def containers(self) -> list[ContainerSeen]:
+        """All of ours, running or not."""
+
+    @abstractmethod
+    async def requeued_elsewhere(self) -> list[ContainerSeen]:
+        """Running ones whose session starts on another node when this one is lost."""
+
+    @abstractmethod
+    def logs(self, container: ContainerSeen, *, follow: bool) -> AsyncIterator[bytes]: ...
+
+    @abstractmethod
+    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult: ...
+
+    @abstractmethod
+    def exits(self) -> AsyncIterator[Exited]:
+        """Each end of a container, for ever. What ends while the runtime is away is found by comparing."""
+
+    @abstractmethod
+    async def close(self) -> None: ...

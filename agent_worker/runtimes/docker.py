@@ -1,0 +1,308 @@
+"""Docker. Blocking calls run in a bounded pool of threads; what Docker is told is made by pure functions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from agent_worker.runtimes.contract import (
+    CreateRefused,
+    ExecResult,
+    Exited,
+    ImageMissing,
+    PullFailed,
+    Runtime,
+    Started,
+)
+from moorage.contracts import names
+from moorage.domain.node import ContainerSeen
+from moorage.domain.resources import CPU, MEM
+from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
+
+_T = TypeVar("_T")
+_THREADS = 16
+_PERIOD_US = 100_000
+_OUTPUT_CAP = 1024 * 1024
+
+
+def limits(spec: KernelSpec) -> dict[str, Any]:
+    """Cgroup limits. Swap is off: memory and swap together may not exceed the memory."""
+    arguments: dict[str, Any] = {"pids_limit": spec.pids_limit}
+    if CPU in spec.slots:
+        arguments |= {"cpu_period": _PERIOD_US, "cpu_quota": spec.slots[CPU] * _PERIOD_US // 1000}
+    if MEM in spec.slots:
+        arguments |= {"mem_limit": spec.slots[MEM], "memswap_limit": spec.slots[MEM]}
+    return arguments
+
+
+def hardening() -> dict[str, Any]:
+    """No capability, no new privilege, Docker's default seccomp profile, no host network, no host path."""
+    return {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "network_mode": "bridge", "init": True}
+
+
+def labels(spec: KernelSpec) -> dict[str, str]:
+    return {
+        names.LABEL_AGENT: spec.agent_id,
+        names.LABEL_SESSION: spec.session_id,
+        names.LABEL_KERNEL: spec.kernel_id,
+        names.LABEL_ATTEMPT: str(spec.attempt),
+        names.LABEL_ON_NODE_LOSS: spec.on_node_loss,
+    }
+
+
+def environment(spec: KernelSpec) -> dict[str, str]:
+    """The user's variables, and those that Backend.AI's sessions find too."""
+    return {
+        "BACKENDAI_SESSION_ID": spec.session_id,
+        "BACKENDAI_SESSION_NAME": spec.session_name,
+        "BACKENDAI_KERNEL_ID": spec.kernel_id,
+        **spec.env,
+    }
+
+
+def container_name(kernel_id: str, attempt: int) -> str:
+    return f"moorage-{kernel_id}-{attempt}"
+
+
+class DockerRuntime(Runtime):
+    def __init__(self, agent_id: str) -> None:
+        self._agent_id = agent_id
+        self._client = docker.APIClient(version="auto", timeout=120)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._closing = threading.Event()
+
+    async def capacity(self) -> dict[str, int]:
+        info = await self._call(self._client.info)
+        return {CPU: int(info["NCPU"]) * 1000, MEM: max(0, int(info["MemTotal"]) - 512 * 1024**2)}
+
+    async def create(self, spec: KernelSpec) -> Started:
+        return await self._call(lambda: self._create(spec))
+
+    def _create(self, spec: KernelSpec) -> Started:
+        name = container_name(spec.kernel_id, spec.attempt)
+        try:
+            container_id = str(
+                self._client.create_container(
+                    spec.image,
+                    command=spec.command or None,
+                    hostname=spec.hostname,
+                    environment=environment(spec),
+                    labels=labels(spec),
+                    name=name,
+                    host_config=self._client.create_host_config(
+                        **limits(spec),
+                        **hardening(),
+                        log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+                    ),
+                )["Id"]
+            )
+        except ImageNotFound as error:
+            raise ImageMissing(_words(error)) from None
+        except APIError as error:
+            if error.status_code != 409:
+                raise CreateRefused(_words(error)) from None
+            container_id = str(self._client.inspect_container(name)["Id"])
+        return self._start(container_id, spec)
+
+    def _start(self, container_id: str, spec: KernelSpec) -> Started:
+        """Starts it, unless it ran already in an earlier try of this step."""
+        state = None
+        try:
+            self._client.start(container_id)
+        except APIError as error:
+            state = self._client.inspect_container(container_id)["State"]
+            if state["Status"] == "created" or state.get("Error"):
+                raise CreateRefused(_words(error)) from None
+        if state is not None and state["Status"] == "exited":
+            return Started(container_id, _exit(spec.kernel_id, spec.attempt, state))
+        return Started(container_id)
+
+    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
+        def pull() -> None:
+            try:
+                repository, tag = _repository_and_tag(image)
+                for line in self._client.pull(repository, tag=tag, stream=True, decode=True):
+                    if "error" in line:
+                        raise PullFailed(str(line["error"]))
+                    progress(f"{line.get('id', '')} {line.get('status', '')}".strip())
+            except APIError as error:
+                raise PullFailed(_words(error)) from None
+
+        await self._call(pull)
+
+    async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
+        def stop() -> KernelExit:
+            with suppress(NotFound):
+                if grace_s > 0:
+                    self._client.stop(container.container_id, timeout=round(grace_s))
+                else:
+                    try:
+                        self._client.kill(container.container_id)
+                    except APIError as error:
+                        if error.status_code != 409:  # it does not run
+                            raise
+                self._client.wait(container.container_id, timeout=30)
+                state = self._client.inspect_container(container.container_id)["State"]
+                return _exit(container.kernel_id, container.attempt, state)
+            return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
+
+        return await self._call(stop)
+
+    async def remove(self, container: ContainerSeen) -> None:
+        def remove() -> None:
+            with suppress(NotFound):
+                try:
+                    self._client.remove_container(container.container_id, force=True, v=True)
+                except APIError as error:
+                    if error.status_code != 409:  # its removal is under way
+                        raise
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                try:
+                    self._client.inspect_container(container.container_id)
+                except NotFound:
+                    return
+                self._closing.wait(0.05)
+            raise TimeoutError(f"container {container.container_id[:12]} is still there after 20 s")
+
+        await self._call(remove)
+
+    async def containers(self) -> list[ContainerSeen]:
+        return await self._call(lambda: self._list({}))
+
+    async def requeued_elsewhere(self) -> list[ContainerSeen]:
+        wanted = {names.LABEL_ON_NODE_LOSS: NodeLossPolicy.REQUEUE}
+        found = await self._call(lambda: self._list(wanted))
+        return [container for container in found if container.state == "running"]
+
+    def _list(self, wanted: dict[str, str]) -> list[ContainerSeen]:
+        wanted = {names.LABEL_AGENT: self._agent_id, **wanted}
+        filters = {"label": [f"{label}={value}" for label, value in wanted.items()]}
+        return [self._seen(found) for found in self._client.containers(all=True, filters=filters)]
+
+    def _seen(self, found: dict[str, Any]) -> ContainerSeen:
+        state, exit = str(found["State"]), None
+        if state in ("exited", "dead"):
+            with suppress(NotFound):
+                raw = self._client.inspect_container(found["Id"])["State"]
+                exit = _exit(found["Labels"][names.LABEL_KERNEL], int(found["Labels"][names.LABEL_ATTEMPT]), raw)
+        return ContainerSeen(
+            found["Labels"][names.LABEL_SESSION],
+            found["Labels"][names.LABEL_KERNEL],
+            int(found["Labels"][names.LABEL_ATTEMPT]),
+            str(found["Id"]),
+            "exited" if exit else ("created" if state == "created" else "running"),
+            exit.exit_code if exit else None,
+            exit.oom_killed if exit else False,
+        )
+
+    async def logs(self, container: ContainerSeen, *, follow: bool) -> AsyncIterator[bytes]:
+        def stream() -> Iterator[bytes]:
+            found: Any = self._client.logs(container.container_id, stream=True, follow=follow)
+            return iter(found)
+
+        try:
+            async for chunk in self._stream(stream):
+                yield chunk
+        except NotFound:
+            return
+
+    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
+        def execute() -> ExecResult:
+            created = self._client.exec_create(container.container_id, command)["Id"]
+            out, err = self._client.exec_start(created, demux=True)
+            code = self._client.exec_inspect(created)["ExitCode"]
+            return ExecResult(int(code or 0), _text(out), _text(err))
+
+        try:
+            return await asyncio.wait_for(self._call(execute), timeout_s)
+        except APIError as error:
+            raise CreateRefused(_words(error)) from None
+
+    async def exits(self) -> AsyncIterator[Exited]:
+        filters = {"type": "container", "event": ["die"], "label": f"{names.LABEL_AGENT}={self._agent_id}"}
+        while not self._closing.is_set():
+            try:
+                async for event in self._stream(lambda: self._client.events(decode=True, filters=filters)):
+                    attributes = event["Actor"]["Attributes"]
+                    kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
+                    try:
+                        state = (await self._call(lambda event=event: self._client.inspect_container(event["id"])))[
+                            "State"
+                        ]  # type: ignore[misc]
+                    except NotFound:
+                        state = {"ExitCode": int(attributes.get("exitCode", 0)), "OOMKilled": False}
+                    yield Exited(attributes[names.LABEL_SESSION], _exit(kernel_id, attempt, state))
+            except (DockerException, requests.RequestException, OSError):
+                await asyncio.sleep(0.5)
+
+    async def close(self) -> None:
+        self._closing.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, blocking: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
+
+    async def _stream(self, opened: Callable[[], Iterator[Any]]) -> AsyncIterator[Any]:
+        """Items of a blocking iterator, read by a thread of its own that ends with the process at the latest."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=256)
+        stopped = threading.Event()
+
+        def read() -> None:
+            def put(item: Any) -> None:
+                with suppress(RuntimeError):
+                    asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
+
+            try:
+                for item in opened():
+                    if stopped.is_set():
+                        return
+                    put(item)
+                put(_END)
+            except Exception as error:
+                if not stopped.is_set():
+                    put(error)
+
+        threading.Thread(target=read, daemon=True, name="docker-stream").start()
+        try:
+            while (item := await queue.get()) is not _END:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            while not queue.empty():
+                queue.get_nowait()
+
+
+_END = object()
+
+
+def _exit(kernel_id: str, attempt: int, state: dict[str, Any]) -> KernelExit:
+    return KernelExit(kernel_id, attempt, int(state["ExitCode"]), bool(state.get("OOMKilled")), at=time.time())
+
+
+def _words(error: APIError) -> str:
+    return str(error.explanation or error)
+
+
+def _repository_and_tag(image: str) -> tuple[str, str | None]:
+    """`latest` unless the image names a tag or a digest."""
+    if "@" in image:
+        return image, None
+    head, _, tail = image.rpartition(":")
+    return (head, tail) if head and "/" not in tail else (image, "latest")
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"")[:_OUTPUT_CAP].decode(errors="replace")

@@ -1,0 +1,184 @@
+"""Containers in memory, for laptops, tests and clusters of thousands of nodes. They outlive the agent in a small file.
+
+A session's environment configures what happens: MOORAGE_SIM_RUN_S (ends by itself after so long),
+MOORAGE_SIM_EXIT_CODE, MOORAGE_SIM_CREATE_S (latency), MOORAGE_SIM_OOM=1, MOORAGE_SIM_FAIL_CREATE=1,
+MOORAGE_SIM_IGNORE_STOP=1. The commands `exit N` and `sleep N` do what they say. Images `missing/…` don't exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from agent_worker.runtimes.contract import (
+    CreateRefused,
+    ExecResult,
+    Exited,
+    ImageMissing,
+    PullFailed,
+    Runtime,
+    Started,
+)
+from moorage.domain.node import ContainerSeen
+from moorage.domain.resources import CPU, MEM
+from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class _Container:
+    session_id: str
+    kernel_id: str
+    attempt: int
+    container_id: str
+    started: float
+    ends: float | None  # seconds since 1970; None runs until it is stopped
+    exit_code: int
+    oom: bool
+    ignores_stop: bool
+    requeued_elsewhere: bool
+    stopped: bool = False
+
+    def has_ended(self) -> bool:
+        return self.stopped or (self.ends is not None and self.ends <= time.time())
+
+    def exit(self) -> KernelExit:
+        return KernelExit(self.kernel_id, self.attempt, self.exit_code, self.oom, at=time.time())
+
+    def seen(self) -> ContainerSeen:
+        ended = self.has_ended()
+        return ContainerSeen(
+            self.session_id,
+            self.kernel_id,
+            self.attempt,
+            self.container_id,
+            "exited" if ended else "running",
+            self.exit_code if ended else None,
+            self.oom if ended else False,
+        )
+
+
+class SimulatedRuntime(Runtime):
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._exits: asyncio.Queue[Exited] = asyncio.Queue()
+        self._containers = {container.container_id: container for container in _load(file)}
+        self._clocks: dict[str, asyncio.TimerHandle] = {}
+        self._wound = False
+
+    async def capacity(self) -> dict[str, int]:
+        return {CPU: 16_000, MEM: 64 * 1024**3}
+
+    async def create(self, spec: KernelSpec) -> Started:
+        await asyncio.sleep(float(spec.env.get("MOORAGE_SIM_CREATE_S", 0)))
+        if spec.image.startswith("missing/"):
+            raise ImageMissing(f"No such image: {spec.image}")
+        if spec.env.get("MOORAGE_SIM_FAIL_CREATE") == "1":
+            raise CreateRefused("the simulated runtime was told to refuse")
+        container_id = f"sim-{spec.kernel_id}-{spec.attempt}"
+        container = self._containers.get(container_id)
+        if container is None:
+            container = _new(container_id, spec)
+            self._containers[container_id] = container
+            self._save()
+        if container.has_ended():
+            return Started(container_id, container.exit())
+        self._wind(container)
+        return Started(container_id)
+
+    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
+        raise PullFailed(f"pull access denied for {image}, repository does not exist")
+
+    async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
+        found = self._containers.get(container.container_id)
+        if found is None:
+            return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
+        if not found.has_ended():
+            if found.ignores_stop and grace_s > 0:
+                await asyncio.sleep(grace_s)
+            found = replace(found, stopped=True, exit_code=137 if found.ignores_stop or grace_s == 0 else 143)
+            self._containers[container.container_id] = found
+            self._save()
+        return found.exit()
+
+    async def remove(self, container: ContainerSeen) -> None:
+        if clock := self._clocks.pop(container.container_id, None):
+            clock.cancel()
+        if self._containers.pop(container.container_id, None) is not None:
+            self._save()
+
+    async def containers(self) -> list[ContainerSeen]:
+        self._wind_all()
+        return [container.seen() for container in self._containers.values()]
+
+    async def requeued_elsewhere(self) -> list[ContainerSeen]:
+        return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
+
+    async def logs(self, container: ContainerSeen, *, follow: bool) -> AsyncIterator[bytes]:
+        yield b"simulated: started\n"
+        while follow and (found := self._containers.get(container.container_id)) and not found.has_ended():
+            await asyncio.sleep(0.1)
+
+    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
+        return ExecResult(0, f"simulated: {' '.join(command)}\n", "")
+
+    async def exits(self) -> AsyncIterator[Exited]:
+        self._wind_all()
+        while True:
+            yield await self._exits.get()
+
+    async def close(self) -> None:
+        for clock in self._clocks.values():
+            clock.cancel()
+
+    def _wind_all(self) -> None:
+        """After a restart of the agent, the clocks of what still runs go on."""
+        if not self._wound:
+            self._wound = True
+            for container in list(self._containers.values()):
+                if not container.has_ended():
+                    self._wind(container)
+
+    def _wind(self, container: _Container) -> None:
+        if container.ends is not None and container.container_id not in self._clocks:
+            loop = asyncio.get_running_loop()
+            self._clocks[container.container_id] = loop.call_later(
+                max(0.0, container.ends - time.time()) + 0.001,
+                lambda: self._exits.put_nowait(Exited(container.session_id, container.exit())),
+            )
+
+    def _save(self) -> None:
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps([asdict(container) for container in self._containers.values()]))
+        os.replace(partial, self._file)
+
+
+def _load(file: Path) -> list[_Container]:
+    return [_Container(**container) for container in json.loads(file.read_text())] if file.exists() else []
+
+
+def _new(container_id: str, spec: KernelSpec) -> _Container:
+    command, now = spec.command, time.time()
+    run_s = float(spec.env["MOORAGE_SIM_RUN_S"]) if "MOORAGE_SIM_RUN_S" in spec.env else None
+    exit_code = int(spec.env.get("MOORAGE_SIM_EXIT_CODE", 0))
+    if len(command) == 2 and command[0] == "exit":
+        run_s, exit_code = 0.0, int(command[1])
+    elif len(command) == 2 and command[0] == "sleep" and run_s is None and command[1] != "infinity":
+        run_s = float(command[1])
+    oom = spec.env.get("MOORAGE_SIM_OOM") == "1"
+    return _Container(
+        session_id=spec.session_id,
+        kernel_id=spec.kernel_id,
+        attempt=spec.attempt,
+        container_id=container_id,
+        started=now,
+        ends=None if run_s is None else now + run_s,
+        exit_code=137 if oom else exit_code,
+        oom=oom,
+        ignores_stop=spec.env.get("MOORAGE_SIM_IGNORE_STOP") == "1",
+        requeued_elsewhere=spec.on_node_loss == NodeLossPolicy.REQUEUE,
+    )
