@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import pwd
 import signal
 import sys
 import time
@@ -96,7 +97,7 @@ class Part:
     async def _spawn(self, log: BinaryIO) -> asyncio.subprocess.Process:
         user: dict[str, Any] = {}
         if self.uid is not None:
-            user = {"user": self.uid, "group": self.uid, "extra_groups": []}
+            user = {"user": self.uid, "group": pwd.getpwuid(self.uid).pw_gid, "extra_groups": []}
         return await asyncio.create_subprocess_exec(
             *self.argv,
             stdin=asyncio.subprocess.DEVNULL,

@@ -96,7 +96,11 @@ class Postgres:
         draft = self._data.with_name("postgres.new")
         shutil.rmtree(draft, ignore_errors=True)
         self._own(draft)
-        user = {} if self._uid is None else {"user": self._uid, "group": self._uid, "extra_groups": []}
+        user = (
+            {}
+            if self._uid is None
+            else {"user": self._uid, "group": pwd.getpwuid(self._uid).pw_gid, "extra_groups": []}
+        )
         made = subprocess.run(
             [
                 str(_BIN / "initdb"),
@@ -133,7 +137,7 @@ class Postgres:
     def _own(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._uid is not None:
-            os.chown(folder, self._uid, self._uid)
+            os.chown(folder, self._uid, pwd.getpwuid(self._uid).pw_gid)
         elif folder.stat().st_uid != os.geteuid():
             raise MoorageError(f"{folder} belongs to someone else")
         folder.chmod(0o700)

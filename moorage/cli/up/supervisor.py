@@ -59,7 +59,7 @@ class Cluster:
         self._record = RunRecord(
             pid=os.getpid(),
             born=birth_of(os.getpid()),
-            started=time.time(),
+            started=birth_of(os.getpid()),
             ready=False,
             endpoint=f"http://127.0.0.1:{ports.api}",
             web_ui=f"http://127.0.0.1:{ports.web_ui}",
