@@ -178,7 +178,9 @@ async def page(
     where = " AND ".join(conditions)
     async with engine.connect() as connection:
         rows = await connection.execute(
-            text(f"SELECT {_COLUMNS}{_FROM} WHERE {where} ORDER BY s.created_at DESC, s.id LIMIT :limit OFFSET :offset"),
+            text(
+                f"SELECT {_COLUMNS}{_FROM} WHERE {where} ORDER BY s.created_at DESC, s.id LIMIT :limit OFFSET :offset"
+            ),
             values,
         )
         items = list(rows.mappings())

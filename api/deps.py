@@ -1,0 +1,59 @@
+"""What a request needs: the parts of the app, and who asks. Authentication stands before every route by default."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import httpx
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.auth import Authentication
+from api.changes import Changes
+from api.lives import Lives
+from moorage.db.tenancy import Principal
+from moorage.domain.errors import Unauthenticated
+from moorage.seal import Seal
+from moorage.settings import Settings
+
+# All that may be asked without saying who one is.
+OPEN_ROUTES = frozenset({"/", "/health/live", "/health/ready", "/auth/login", "/docs", "/openapi.json"})
+
+
+@dataclass(slots=True)
+class Parts:
+    settings: Settings
+    engine: AsyncEngine
+    seal: Seal
+    authentication: Authentication
+    lives: Lives
+    changes: Changes
+    nodes: httpx.AsyncClient
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+def parts(request: Request) -> Parts:
+    found: Parts = request.app.state.parts
+    return found
+
+
+async def authenticate(request: Request) -> None:
+    """For the whole app; `Who` hands the result to a route."""
+    route = request.scope.get("route")
+    if route is not None and route.path in OPEN_ROUTES:
+        return
+    authorization = request.headers.get("authorization", "")
+    if not authorization:
+        raise Unauthenticated("log in: send an access key (Basic) or a token (Bearer)", hint="POST /auth/login")
+    request.state.who = await parts(request).authentication.principal(authorization)
+
+
+def who(request: Request) -> Principal:
+    found: Principal = request.state.who
+    return found
+
+
+Who = Annotated[Principal, Depends(who)]
+With = Annotated[Parts, Depends(parts)]

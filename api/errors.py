@@ -1,0 +1,72 @@
+"""Every refusal as problem+json: type, title, status, code, msg, hint, data."""
+
+from __future__ import annotations
+
+import asyncpg
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+from temporalio.service import RPCError
+
+from moorage import log
+from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
+
+_CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
+_AWAY = (DBAPIError, asyncpg.PostgresConnectionError, RPCError, OSError)
+
+_log = log.get("api")
+
+
+def problem(error: MoorageError) -> JSONResponse:
+    headers = {"Retry-After": "1"} if error.retrying_helps else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = {
+        "type": f"urn:moorage:problem:{error.code}",
+        "title": error.message,
+        "status": error.status,
+        "code": error.code,
+        "msg": error.message,
+        "hint": error.hint,
+        "data": error.data,
+    }
+    return JSONResponse(body, error.status, headers, "application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(MoorageError)
+    async def ours(request: Request, error: MoorageError) -> JSONResponse:
+        return problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        fields = {".".join(str(part) for part in one["loc"][1:]) or "body": str(one["msg"]) for one in error.errors()}
+        words = "; ".join(f"{field}: {message}" for field, message in fields.items())
+        return problem(InvalidRequest(words[:1000], data=fields))
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> JSONResponse:
+        refusal = MoorageError(str(error.detail), code=_CODES.get(error.status_code, "http-error"))
+        refusal.status = error.status_code
+        return problem(refusal)
+
+    async def away(request: Request, error: Exception) -> JSONResponse:
+        _log.warning("a part is away", path=request.url.path, error=f"{type(error).__name__}: {error}"[:300])
+        if isinstance(error, DBAPIError) and not error.connection_invalidated and not _is_away(error):
+            return problem(MoorageError("the request could not be carried out; the log of the API says why"))
+        return problem(Unavailable("a part of the system is away for a moment; try again"))
+
+    for kind in _AWAY:
+        app.add_exception_handler(kind, away)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        _log.error("unexpected", path=request.url.path, exc_info=error)
+        return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+
+
+def _is_away(error: DBAPIError) -> bool:
+    state = str(getattr(error.orig, "sqlstate", "") or "")
+    return state.startswith(("08", "57")) or state in ("", "53300")

@@ -1,0 +1,40 @@
+"""The seam to the sessions' workflows: tests put a recording fake in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from temporalio.client import Client
+
+from moorage.contracts.activities import Cancel
+from moorage.session_start import session_input, start_session
+
+
+class Lives(Protocol):
+    async def begin(self, row: Mapping[str, Any]) -> None:
+        """The session's workflow runs."""
+        ...
+
+    async def cancel(self, row: Mapping[str, Any], cancel: Cancel) -> bool:
+        """The session's workflow was told; it is started first if it doesn't run yet. False if it is over."""
+        ...
+
+    async def is_reachable(self) -> bool: ...
+
+
+class TemporalLives:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def begin(self, row: Mapping[str, Any]) -> None:
+        await start_session(self._client, session_input(row))
+
+    async def cancel(self, row: Mapping[str, Any], cancel: Cancel) -> bool:
+        return await start_session(self._client, session_input(row), signal=("cancel", [cancel]))
+
+    async def is_reachable(self) -> bool:
+        try:
+            return await self._client.service_client.check_health()
+        except Exception:
+            return False

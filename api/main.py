@@ -1,0 +1,90 @@
+"""The gateway. Stateless: run as many as you like."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import uvicorn
+from fastapi import Depends, FastAPI
+
+from api import errors
+from api.auth import Authentication
+from api.changes import Changes
+from api.deps import Parts, authenticate
+from api.limits import BodyLimit
+from api.lives import Lives, TemporalLives
+from api.routes import cluster, sessions
+from moorage import log
+from moorage.db.engine import connect as connect_database
+from moorage.domain.errors import MoorageError
+from moorage.seal import Seal
+from moorage.settings import Settings, load_settings, require
+from moorage.temporal import connect
+
+
+def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
+    """The app. `lives` is the seam to Temporal; without it a client is connected at the first use."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
+        changes = Changes(settings.database_url)
+        listening = asyncio.create_task(changes.listen())
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
+            app.state.parts = Parts(
+                settings=settings,
+                engine=engine,
+                seal=seal,
+                authentication=Authentication(engine, seal, settings.jwt_key),
+                lives=lives or TemporalLives(await connect(settings, lazy=True)),
+                changes=changes,
+                nodes=nodes,
+            )
+            yield
+        listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await listening
+        await asyncio.gather(*app.state.parts.tasks, return_exceptions=True)
+        await engine.dispose()
+
+    app = FastAPI(
+        title="Moorage",
+        version="0.1.0",
+        description="Compute sessions on a cluster, each life one durable workflow.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        dependencies=[Depends(authenticate)],
+        redoc_url=None,
+    )
+    errors.install(app)
+    app.include_router(cluster.router)
+    app.include_router(sessions.router)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    return app
+
+
+def main() -> None:
+    try:
+        settings = load_settings()
+        require(settings, "database_url", "payload_keys", "jwt_key", "dataplane_key")
+    except MoorageError as error:
+        sys.exit(f"moor api: {error.message}")
+    log.configure(settings.log_level, settings.log_format, role="api")
+    uvicorn.run(
+        build(settings),
+        host=settings.api_host,
+        port=settings.api_port,
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=3,
+    )
+
+
+if __name__ == "__main__":
+    main()

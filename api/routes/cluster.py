@@ -1,0 +1,70 @@
+"""The cluster, log-in and health over REST."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+
+from api.deps import Who, With
+from api.schemas import Login
+from moorage.db import sessions
+
+router = APIRouter()
+
+
+@router.get("/", summary="API version", tags=["system"])
+async def version() -> dict[str, str]:
+    """What Backend.AI's clients ask first."""
+    return {"version": "v9.20250722", "manager": "moorage 0.1.0"}
+
+
+@router.post("/auth/login", summary="A token for e-mail and password", tags=["auth"])
+async def login(login: Login, parts: With) -> dict[str, Any]:
+    """`token` is for `Authorization: Bearer`, valid for `expires_in` seconds."""
+    token, lifetime_s = await parts.authentication.login(login.email, login.password)
+    return {"token": token, "token_type": "Bearer", "expires_in": lifetime_s}
+
+
+@router.get("/resource", summary="What the cluster has and holds", tags=["cluster"])
+async def resource(who: Who, parts: With) -> Response:
+    """Base units: cpu in millicores, mem in bytes."""
+    return JSONResponse(await sessions.cluster(parts.engine))
+
+
+@router.get("/agent", summary="The nodes", tags=["cluster"])
+async def agents(who: Who, parts: With) -> Response:
+    """Their data plane addresses are shown to superadmins only."""
+    items = [
+        {
+            **{key: value for key, value in agent.items() if key != "status_changed"},
+            "address": agent["address"] if who.sees_all else None,
+            "last_seen": agent["status_changed"].isoformat(),
+        }
+        for agent in await sessions.agents(parts.engine)
+    ]
+    return JSONResponse({"items": items})
+
+
+@router.get("/health/live", summary="This process works", tags=["system"])
+async def live() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/health/ready", summary="All that a request needs is there", tags=["system"])
+async def ready(parts: With) -> Response:
+    checks = {"database": await _database(parts), "temporal": await parts.lives.is_reachable()}
+    well = all(checks.values())
+    words = {name: "ok" if up else "away" for name, up in checks.items()}
+    return JSONResponse({"status": "ok" if well else "away", "checks": words}, 200 if well else 503)
+
+
+async def _database(parts: With) -> bool:
+    try:
+        async with parts.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+    except Exception:
+        return False
+    return True
