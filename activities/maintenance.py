@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from moorage.session_start import session_input, start_session
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import WorkflowIDReusePolicy
@@ -15,6 +14,7 @@ from moorage.contracts import names
 from moorage.contracts.activities import MaintenanceActivities
 from moorage.db import ledger
 from moorage.domain.session import SessionStatus
+from moorage.session_start import session_input, start_session
 
 # The API starts the workflow at once and the scheduler again when it assigns; what is older lost both.
 _OLD_ENOUGH_S = 10.0

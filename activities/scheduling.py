@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from moorage.session_start import session_input, start_session
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client
@@ -22,6 +21,7 @@ from moorage.scheduler.decide import decide
 from moorage.scheduler.order import ORDERS
 from moorage.scheduler.snapshot import Policy
 from moorage.seal import Seal
+from moorage.session_start import session_input, start_session
 
 # A notification lost with its connection is made up for after so long.
 _LOOK_AROUND_S = 2.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -81,12 +81,11 @@ def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str) -> Starl
     )
 
 
-def _as_text(endpoint):  # type: ignore[no-untyped-def]
+def _as_text(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
     """Path ids are checked to be UUIDs, and handled as text."""
 
     async def handle(request: Request) -> Response:
         request.scope["path_params"] = {name: str(value) for name, value in request.path_params.items()}
-        response: Response = await endpoint(request)
-        return response
+        return await endpoint(request)
 
     return handle

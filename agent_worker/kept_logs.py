@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,7 +39,7 @@ class KeptLogs:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_bytes(bytes(head) + gap + b"".join(tail))
-        os.replace(partial, path)
+        partial.replace(path)
         return path.stat().st_size
 
     def newest(self, session_id: str, kernel_id: str) -> Path | None:

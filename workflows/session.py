@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
@@ -40,6 +42,7 @@ from moorage.domain.session import (
 from workflows import options
 
 _S = SessionStatus
+_Order = TypeVar("_Order")
 
 
 class _TryElsewhere(Exception):
@@ -230,7 +233,7 @@ class SessionWorkflow:
         return self._interruption()
 
     async def _clean_up(self, ending: Ending) -> bool:
-        """The containers are gone (True: fenced on a lost node instead). A container that ended by itself needs no grace."""
+        """The containers are gone (True: fenced on a lost node instead)."""
         if not self._exits and self._lost is None:
             self._show(_S.TERMINATING, f"stops: {ending.reason}")
             await self._local(
@@ -246,7 +249,7 @@ class SessionWorkflow:
         return any(fenced)
 
     async def _remove(self, kernel: KernelSpec, grace_s: float) -> bool:
-        """Asks until the node proves it or is lost. No deadline: the allocation is held as long as there is no proof."""
+        """Asks until the node proves it or is lost. No deadline: without proof the allocation is held."""
         while self._lost is None:
             forced = self._forced()
             order = Destroy(kernel.session_id, kernel.kernel_id, kernel.attempt, 0 if forced else grace_s)
@@ -368,9 +371,9 @@ class SessionWorkflow:
     def _move(self, to: SessionStatus, *, reason: str = "", message: str = "") -> Move:
         return Move(self._session.session_id, self._attempt, to, message, reason)
 
-    async def _local(self, step: object, order: object, summary: str) -> None:
+    async def _local(self, step: Callable[[Any, _Order], Awaitable[bool]], order: _Order, summary: str) -> None:
         await workflow.execute_local_activity_method(
-            step,  # type: ignore[call-overload]
+            step,
             order,
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import docker
@@ -180,7 +181,7 @@ class DockerRuntime(Runtime):
         return await self._call(lambda: self._list({}))
 
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
-        wanted = {names.LABEL_ON_NODE_LOSS: NodeLossPolicy.REQUEUE}
+        wanted = {names.LABEL_ON_NODE_LOSS: str(NodeLossPolicy.REQUEUE)}
         found = await self._call(lambda: self._list(wanted))
         return [container for container in found if container.state == "running"]
 
@@ -235,15 +236,17 @@ class DockerRuntime(Runtime):
                 async for event in self._stream(lambda: self._client.events(decode=True, filters=filters)):
                     attributes = event["Actor"]["Attributes"]
                     kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
-                    try:
-                        state = (await self._call(lambda event=event: self._client.inspect_container(event["id"])))[
-                            "State"
-                        ]  # type: ignore[misc]
-                    except NotFound:
-                        state = {"ExitCode": int(attributes.get("exitCode", 0)), "OOMKilled": False}
+                    state = await self._call(partial(self._final_state, event))
                     yield Exited(attributes[names.LABEL_SESSION], _exit(kernel_id, attempt, state))
             except (DockerException, requests.RequestException, OSError):
                 await asyncio.sleep(0.5)
+
+    def _final_state(self, event: dict[str, Any]) -> dict[str, Any]:
+        """From the container; from the event alone if the container is gone already."""
+        try:
+            return dict(self._client.inspect_container(event["id"])["State"])
+        except NotFound:
+            return {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0)), "OOMKilled": False}
 
     async def close(self) -> None:
         self._closing.set()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, replace
@@ -120,7 +119,7 @@ class SimulatedRuntime(Runtime):
 
     async def logs(self, container: ContainerSeen, *, follow: bool) -> AsyncIterator[bytes]:
         yield b"simulated: started\n"
-        while follow and (found := self._containers.get(container.container_id)) and not found.has_ended():
+        while follow and self._runs(container):  # noqa: ASYNC110 (the end is a time on the clock, no event)
             await asyncio.sleep(0.1)
 
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
@@ -134,6 +133,10 @@ class SimulatedRuntime(Runtime):
     async def close(self) -> None:
         for clock in self._clocks.values():
             clock.cancel()
+
+    def _runs(self, container: ContainerSeen) -> bool:
+        found = self._containers.get(container.container_id)
+        return found is not None and not found.has_ended()
 
     def _wind_all(self) -> None:
         """After a restart of the agent, the clocks of what still runs go on."""
@@ -154,7 +157,7 @@ class SimulatedRuntime(Runtime):
     def _save(self) -> None:
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps([asdict(container) for container in self._containers.values()]))
-        os.replace(partial, self._file)
+        partial.replace(self._file)
 
 
 def _load(file: Path) -> list[_Container]:

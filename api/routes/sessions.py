@@ -93,7 +93,8 @@ async def stop(ref: str, who: Who, parts: With, forced: bool = False) -> Respons
     row = await sessions.find(parts.engine, who, ref)
     if row["status"] in TERMINAL:
         raise Conflict(
-            f"session {row['name']} is {row['status']} since {row['terminated_at']:%Y-%m-%d %H:%M:%S} ({row['reason']})",
+            f"session {row['name']} is {row['status']} since {row['terminated_at']:%Y-%m-%d %H:%M:%S}"
+            f" ({row['reason']})",
             code="session-ended",
         )
     reason = Reason.FORCE_TERMINATED if forced else Reason.USER_REQUESTED

@@ -114,7 +114,9 @@ class KernelActivities(ABC):
     async def create_kernel(self, spec: KernelSpec) -> CreatedKernel:
         """The container of (kernel, attempt) exists and was started. Key: kernel and attempt.
 
-        An existing one is adopted, older attempts are removed. Fails with IMAGE_MISSING, CREATE_REFUSED, KERNEL_STOPPED (none is retried)."""
+        An existing one is adopted, older attempts are removed. Fails for good with IMAGE_MISSING, CREATE_REFUSED or
+        KERNEL_STOPPED.
+        """
 
     @activity.defn
     @abstractmethod
@@ -124,7 +126,7 @@ class KernelActivities(ABC):
     @activity.defn
     @abstractmethod
     async def destroy_kernel(self, order: Destroy) -> Destroyed:
-        """No container of the kernel with this attempt or an older one exists; its log is kept. Retried until proven."""
+        """No container of the kernel with this attempt or an older one exists; its log is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ class SessionActivities(ABC):
     @activity.defn
     @abstractmethod
     async def finish_session(self, finish: Finish) -> str:
-        """The row is terminal, its allocations are released (or fenced), once. The first terminal status is returned."""
+        """The row is terminal, its allocations are released (or fenced), once. Returns the first ending's status."""
 
     @activity.defn
     @abstractmethod

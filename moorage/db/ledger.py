@@ -143,7 +143,10 @@ async def scheduled_but_silent(
                 {"name": resource_group, "age": older_than_s},
             )
         ).mappings()
-        return [Assigned(row, kernel_specs(row, {str(row["kernel_id"]): row["kernel_agent"]}, seal)) for row in rows]
+        return [
+            Assigned(dict(row), kernel_specs(dict(row), {str(row["kernel_id"]): row["kernel_agent"]}, seal))
+            for row in rows
+        ]
 
 
 async def note_refusals(engine: AsyncEngine, refusals: Iterable[Refusal]) -> None:
@@ -287,7 +290,7 @@ async def session_state(engine: AsyncEngine, session_id: str, seal: Seal) -> tup
         for row in rows:
             status, attempt = row["status"], row["attempt"]
             if row["kernel_agent"]:
-                specs += kernel_specs(row, {str(row["kernel_id"]): row["kernel_agent"]}, seal)
+                specs += kernel_specs(dict(row), {str(row["kernel_id"]): row["kernel_agent"]}, seal)
         return status, attempt, specs
 
 
@@ -399,7 +402,7 @@ async def _locked(connection: AsyncConnection, session_id: str) -> Mapping[str, 
     row = await connection.execute(
         text("SELECT id, status, attempt, resource_group FROM sessions WHERE id = :id FOR UPDATE"), {"id": session_id}
     )
-    return row.mappings().one()
+    return dict(row.mappings().one())
 
 
 async def _set_status(
@@ -440,7 +443,7 @@ async def _let_go(connection: AsyncConnection, session_id: str, *, fenced: bool)
     column = "fenced_at = COALESCE(fenced_at, now())" if fenced else "released_at = now()"
     guard = "" if fenced else " AND fenced_at IS NULL"
     await connection.execute(
-        text(f"UPDATE allocations SET {column} WHERE session_id = :id AND released_at IS NULL{guard}"),  # noqa: S608
+        text(f"UPDATE allocations SET {column} WHERE session_id = :id AND released_at IS NULL{guard}"),
         {"id": session_id},
     )
 

@@ -97,7 +97,8 @@ async def compare(engine: AsyncEngine, agent_id: str, containers: Iterable[Conta
             await connection.execute(
                 text(
                     "SELECT k.id AS kernel_id, s.id AS session_id, s.attempt, s.status IN"
-                    f" {_REQUIRED} AND s.status_changed < now() - make_interval(secs => {_REPORT_AGE_S}) AS required FROM kernels k JOIN sessions s ON s.id = k.session_id"
+                    f" {_REQUIRED} AND s.status_changed < now() - make_interval(secs => {_REPORT_AGE_S}) AS required"
+                    " FROM kernels k JOIN sessions s ON s.id = k.session_id"
                     f" WHERE k.agent_id = :agent AND s.status IN {_EXPECTED}"
                 ),
                 {"agent": agent_id},

@@ -118,11 +118,12 @@ _INSERT = (
 async def by_id(engine: AsyncEngine, session_id: str) -> Mapping[str, Any] | None:
     async with engine.connect() as connection:
         rows = await connection.execute(text(f"SELECT {_COLUMNS}{_FROM} WHERE s.id = :id"), {"id": session_id})
-        return rows.mappings().first()
+        row = rows.mappings().first()
+        return None if row is None else dict(row)
 
 
 async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, Any]:
-    """By id, else live name, else newest ended one of that name, else unambiguous id prefix; only what `who` may see."""
+    """By id, else live name, else newest ended one of that name, else unambiguous id prefix; of what `who` may see."""
     own = "" if who.sees_all else " AND s.user_id = :user"
     if _UUID.fullmatch(ref):
         where = "s.id = :ref"
@@ -148,7 +149,7 @@ async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, An
             code="too-many-sessions-matched",
             data={"matches": matches},
         )
-    return found[0]
+    return dict(found[0])
 
 
 async def page(
@@ -183,7 +184,7 @@ async def page(
             ),
             values,
         )
-        items = list(rows.mappings())
+        items: list[Mapping[str, Any]] = [dict(row) for row in rows.mappings()]
         counted = await connection.execute(text(f"SELECT count(*) FROM sessions s WHERE {where}"), values)
         return items, int(counted.scalar_one())
 
@@ -197,7 +198,7 @@ async def events(engine: AsyncEngine, session_id: str) -> list[Mapping[str, Any]
             ),
             {"id": session_id},
         )
-        return list(rows.mappings())
+        return [dict(row) for row in rows.mappings()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,7 @@ async def _made_before(engine: AsyncEngine, who: Principal, new: NewSession) -> 
         raise Conflict(
             "this Idempotency-Key came with another request before; take a new key", code="idempotency-key-reused"
         )
-    return row
+    return None if row is None else dict(row)
 
 
 async def _check_room(engine: AsyncEngine, new: NewSession) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moorage.scheduler.explain import refusal
 from moorage.scheduler.order import ORDERS
 from moorage.scheduler.place import Room
@@ -31,7 +34,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Decisions:
 def _place(session: WaitingSession, room: Room) -> Placement | None:
     """All kernels or none."""
     chosen: dict[str, str] = {}
-    taken = []
+    taken: list[tuple[str, NDArray[np.int64]]] = []
     for kernel in session.kernels:
         request = room.vector(kernel.slots)
         agent_id = None if request is None else room.concentrated(request, avoid=session.avoid)

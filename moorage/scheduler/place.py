@@ -21,7 +21,7 @@ class Room:
         names = {slot for node in self._nodes for slot in node.capacity}
         self.slots = sorted(names, key=lambda slot: (_rank(slot), slot))
         self._column = {slot: column for column, slot in enumerate(self.slots)}
-        self.agent_ids = [node.agent_id for node in self._nodes]
+        self.agent_ids: list[str] = [node.agent_id for node in self._nodes]
         self._row = {agent_id: row for row, agent_id in enumerate(self.agent_ids)}
         self.capacity = self._array([node.capacity for node in self._nodes])
         self.free = self.capacity - self._array([node.used for node in self._nodes])
@@ -53,7 +53,7 @@ class Room:
         left = self.free[rows] - request
         keys = [left[:, column] for column in reversed(range(len(self.slots))) if request[column] > 0]
         best = np.lexsort([*keys, unused])[0]
-        return self.agent_ids[rows[best]]
+        return self.agent_ids[int(rows[best])]
 
     def take(self, agent_id: str, request: NDArray[np.int64]) -> None:
         self.free[self._row[agent_id]] -= request

@@ -29,7 +29,11 @@ async def used_cpu(engine: AsyncEngine, agent_id: str = "n1") -> int:
 
 async def status_of(engine: AsyncEngine, session_id: str) -> str:
     async with engine.connect() as connection:
-        return str((await connection.execute(text("SELECT status FROM sessions WHERE id = :id"), {"id": session_id})).scalar_one())
+        return str(
+            (
+                await connection.execute(text("SELECT status FROM sessions WHERE id = :id"), {"id": session_id})
+            ).scalar_one()
+        )
 
 
 async def place(engine: AsyncEngine, epoch: int) -> list[ledger.Assigned]:

@@ -15,9 +15,19 @@ KEYS = "k1:" + "11" * 32
 GIB = 1024**3
 
 
-def an_agent(agent_id: str = "n1", *, cpu: int = 4000, mem: int = 8 * GIB, containers: list[ContainerSeen] | None = None) -> AgentInfo:
+def an_agent(
+    agent_id: str = "n1", *, cpu: int = 4000, mem: int = 8 * GIB, containers: list[ContainerSeen] | None = None
+) -> AgentInfo:
     return AgentInfo(
-        agent_id, "default", {"cpu": cpu, "mem": mem}, "http://127.0.0.1:1", "x86_64", "simulated", "host", "0", "i1",
+        agent_id,
+        "default",
+        {"cpu": cpu, "mem": mem},
+        "http://127.0.0.1:1",
+        "x86_64",
+        "simulated",
+        "host",
+        "0",
+        "i1",
         containers or [],
     )
 
@@ -28,7 +38,12 @@ def a_node(agent_id: str = "n1", *, cpu: int = 4000, mem: int = 8 * GIB, used_cp
 
 
 def a_waiting(
-    session_id: str = "s1", *, cpu: int = 1000, mem: int = GIB, priority: int = 10, submitted: float = 0.0,
+    session_id: str = "s1",
+    *,
+    cpu: int = 1000,
+    mem: int = GIB,
+    priority: int = 10,
+    submitted: float = 0.0,
     avoid: frozenset[str] = frozenset(),
 ) -> WaitingSession:
     kernel = WaitingKernel(f"k-{session_id}", {"cpu": cpu, "mem": mem})
@@ -48,18 +63,25 @@ async def a_user(engine: AsyncEngine, email: str = "ada@example.org") -> str:
     return user_id
 
 
-async def a_pending_session(engine: AsyncEngine, user_id: str, *, cpu: int = 1000, mem: int = GIB, name: str = "") -> tuple[str, str]:
+async def a_pending_session(
+    engine: AsyncEngine, user_id: str, *, cpu: int = 1000, mem: int = GIB, name: str = ""
+) -> tuple[str, str]:
     """(session id, kernel id) of a row that waits."""
     session_id, kernel_id = new_id(), new_id()
     async with engine.begin() as connection:
         await connection.execute(
             text(
-                "INSERT INTO sessions (id, name, user_id, project_id, domain, resource_group, type, image, command, slots,"
-                " priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status, result, attempt)"
-                " VALUES (:id, :name, :user, '00000000-0000-4000-8000-000000000001', 'default', 'default', 'batch', 'img',"
-                " '{true}', CAST(:slots AS jsonb), 10, 'fail', 0, 0, 0, 10, 'PENDING', 'UNDEFINED', 0)"
+                "INSERT INTO sessions (id, name, user_id, project_id, domain, resource_group, type, image, command,"
+                " slots, priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status,"
+                " result, attempt) VALUES (:id, :name, :user, '00000000-0000-4000-8000-000000000001', 'default',"
+                " 'default', 'batch', 'img', '{true}', CAST(:slots AS jsonb), 10, 'fail', 0, 0, 0, 10, 'PENDING', 'UNDEFINED', 0)"
             ),
-            {"id": session_id, "name": name or f"s-{session_id[:8]}", "user": user_id, "slots": json.dumps({"cpu": cpu, "mem": mem})},
+            {
+                "id": session_id,
+                "name": name or f"s-{session_id[:8]}",
+                "user": user_id,
+                "slots": json.dumps({"cpu": cpu, "mem": mem}),
+            },
         )
         await connection.execute(
             text("INSERT INTO kernels (id, session_id, role, idx) VALUES (:k, :s, 'main', 1)"),

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from moorage.cli.profile import read_toml, write_toml
 from moorage.domain.errors import Conflict

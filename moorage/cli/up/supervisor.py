@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from moorage.cli.profile import profile_path, read_toml, write_toml
 from moorage.cli.up import temporal
