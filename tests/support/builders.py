@@ -55,8 +55,8 @@ async def a_user(engine: AsyncEngine, email: str = "ada@example.org") -> str:
     async with engine.begin() as connection:
         await connection.execute(
             text(
-                "INSERT INTO users (id, email, password_hash, role, domain, project_id) VALUES (:id, :email, '', 'user',"
-                " 'default', '00000000-0000-4000-8000-000000000001')"
+                "INSERT INTO users (id, email, password_hash, role, domain, project_id)"
+                " VALUES (:id, :email, '', 'user', 'default', '00000000-0000-4000-8000-000000000001')"
             ),
             {"id": user_id, "email": email},
         )
@@ -74,7 +74,8 @@ async def a_pending_session(
                 "INSERT INTO sessions (id, name, user_id, project_id, domain, resource_group, type, image, command,"
                 " slots, priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status,"
                 " result, attempt) VALUES (:id, :name, :user, '00000000-0000-4000-8000-000000000001', 'default',"
-                " 'default', 'batch', 'img', '{true}', CAST(:slots AS jsonb), 10, 'fail', 0, 0, 0, 10, 'PENDING', 'UNDEFINED', 0)"
+                " 'default', 'batch', 'img', '{true}', CAST(:slots AS jsonb), 10, 'fail', 0, 0, 0, 10,"
+                " 'PENDING', 'UNDEFINED', 0)"
             ),
             {
                 "id": session_id,
