@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import check, cluster, roles, sessions, show, system
+from moorage.cli import bench, check, cluster, roles, sessions, show, system
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ _VERBS: dict[str, Callable[..., None]] = {
 }
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)
+app.add_typer(bench.app, name="bench")
 
 
 def run() -> None:
