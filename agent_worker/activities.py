@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -17,6 +18,7 @@ from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, Kern
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 
+_T = TypeVar("_T")
 _BEAT_S = 3.0
 # Orders for a kernel destroyed so long ago can't be on their way any more.
 _TOMBSTONE_S = 3600.0
@@ -29,19 +31,19 @@ class NodeKernels(KernelActivities):
         self._runtime = runtime
         self._logs = logs
         self._locks: dict[str, asyncio.Lock] = {}
-        self._destroyed: dict[tuple[str, int], float] = {}
+        self._destroyed: dict[str, tuple[int, float]] = {}  # kernel -> last attempt destroyed, and when (monotonic)
 
     @activity.defn
     async def create_kernel(self, spec: KernelSpec) -> CreatedKernel:
         async with _beating(), self._lock(spec.kernel_id):
-            if (spec.kernel_id, spec.attempt) in self._destroyed:
+            if spec.attempt <= self._destroyed.get(spec.kernel_id, (-1, 0.0))[0]:
                 raise _final(contract.KERNEL_STOPPED, "the session was stopped before its container was made")
             began = time.perf_counter()
             if spec.attempt > 0:
                 for older in await self._of(spec.kernel_id, below=spec.attempt):
                     await self._runtime.remove(older)
             try:
-                started = await self._runtime.create(spec)
+                started = await _to_its_end(self._runtime.create(spec))
             except ImageMissing as error:
                 raise _final(contract.IMAGE_MISSING, str(error)) from None
             except CreateRefused as error:
@@ -93,13 +95,24 @@ class NodeKernels(KernelActivities):
 
     def _bury(self, order: Destroy) -> None:
         now = time.monotonic()
-        for key in [key for key, at in self._destroyed.items() if now - at > _TOMBSTONE_S]:
-            del self._destroyed[key]
-            self._locks.pop(key[0], None)
-        self._destroyed[(order.kernel_id, order.attempt)] = now
+        for kernel_id in [one for one, (_, at) in self._destroyed.items() if now - at > _TOMBSTONE_S]:
+            del self._destroyed[kernel_id]
+            self._locks.pop(kernel_id, None)
+        last = self._destroyed.get(order.kernel_id, (-1, 0.0))[0]
+        self._destroyed[order.kernel_id] = (max(last, order.attempt), now)
 
     def _lock(self, kernel_id: str) -> asyncio.Lock:
         return self._locks.setdefault(kernel_id, asyncio.Lock())
+
+
+async def _to_its_end(step: Awaitable[_T]) -> _T:
+    """A cancelled create goes on in its thread: the kernel's lock is held until then, or a destroy would miss it."""
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _final(kind: str, words: str) -> ApplicationError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from starlette.routing import Route
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.runtimes.contract import CreateRefused, Runtime
 from moorage.contracts.dataplane import check_token
-from moorage.domain.errors import Conflict, MoorageError, NotFound, Unauthenticated
+from moorage.domain.errors import Conflict, InvalidRequest, MoorageError, NotFound, Unauthenticated
 from moorage.domain.node import ContainerSeen
 
 _LONGEST_EXEC_S = 3600.0
@@ -29,34 +30,30 @@ def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str) -> Starl
         check_token(key, token, agent_id=agent_id, kernel_id=kernel_id, action=action)
         return request.path_params["session_id"], kernel_id
 
-    async def find(kernel_id: str) -> ContainerSeen | None:
-        found = [one for one in await runtime.containers() if one.kernel_id == kernel_id]
+    async def find(session_id: str, kernel_id: str) -> ContainerSeen | None:
+        seen = await runtime.containers()
+        found = [one for one in seen if (one.session_id, one.kernel_id) == (session_id, kernel_id)]
         return max(found, key=lambda one: one.attempt, default=None)
 
     async def read_logs(request: Request) -> Response:
         session_id, kernel_id = allow(request, "logs")
-        container = await find(kernel_id)
-        follow = request.query_params.get("follow") == "1"
+        follow, tail = request.query_params.get("follow") == "1", _tail(request)
+        container = await find(session_id, kernel_id)
         if container is not None:
-            return StreamingResponse(runtime.logs(container, follow=follow), media_type="text/plain")
+            return StreamingResponse(runtime.logs(container, follow=follow, tail=tail), media_type="text/plain")
         kept = logs.newest(session_id, kernel_id)
         if kept is None:
             raise NotFound("this node has no log of it")
-
-        async def once() -> AsyncIterator[bytes]:
-            yield kept.read_bytes()
-
-        return StreamingResponse(once(), media_type="text/plain")
+        return Response(_last_lines(await asyncio.to_thread(kept.read_bytes), tail), media_type="text/plain")
 
     async def execute(request: Request) -> Response:
-        _, kernel_id = allow(request, "exec")
-        order = await request.json()
-        container = await find(kernel_id)
+        session_id, kernel_id = allow(request, "exec")
+        command, timeout_s = await _order(request)
+        container = await find(session_id, kernel_id)
         if container is None or container.state != "running":
             raise Conflict("the container does not run", code="session-not-running")
-        timeout_s = min(float(order.get("timeout_s", 60)), _LONGEST_EXEC_S)
         try:
-            result = await runtime.execute(container, list(order["command"]), timeout_s)
+            result = await runtime.execute(container, command, timeout_s)
         except TimeoutError:
             raise Conflict(f"the command took longer than {timeout_s:g} s", code="exec-timeout") from None
         except CreateRefused as error:
@@ -79,6 +76,32 @@ def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str) -> Starl
         ],
         exception_handlers={MoorageError: refuse},
     )
+
+
+def _tail(request: Request) -> int | None:
+    text = request.query_params.get("tail")
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise InvalidRequest(f"tail is {text[:40]!r}; it must be a number of lines")
+    return int(text)
+
+
+def _last_lines(text: bytes, tail: int | None) -> bytes:
+    lines = text.splitlines(keepends=True)
+    return text if tail is None else b"".join(lines[max(0, len(lines) - tail) :])
+
+
+async def _order(request: Request) -> tuple[list[str], float]:
+    """The command and its time limit in seconds."""
+    try:
+        order = await request.json()
+        command, timeout_s = order["command"], float(order.get("timeout_s", 60))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidRequest('the body must be {"command": [...], "timeout_s": seconds}') from None
+    if not isinstance(command, list) or not command or not all(isinstance(word, str) for word in command):
+        raise InvalidRequest("command must be a list of words, with at least one")
+    return command, min(timeout_s, _LONGEST_EXEC_S)
 
 
 def _as_text(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -7,6 +7,8 @@ import platform
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import uvicorn
@@ -66,8 +68,7 @@ async def run(settings: Settings) -> None:
     listener = socket.create_server((settings.agent_host, settings.agent_port))
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
     app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     slots, incarnation = await offered(settings, runtime), new_id()
 
     def info(containers: list[ContainerSeen]) -> AgentInfo:
@@ -85,7 +86,12 @@ async def run(settings: Settings) -> None:
         )
 
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    client = await _connected(settings)
+    client = await _connected(settings, stopped)
+    if client is None:
+        server.should_exit = True
+        await serving
+        await runtime.close()
+        return
     presence = NodePresence(client, runtime, info)
     worker = Worker(
         client,
@@ -110,21 +116,32 @@ async def run(settings: Settings) -> None:
         waiting.cancel()
         speaking.cancel()
     server.should_exit = server.force_exit = True
-    await asyncio.gather(serving, speaking, return_exceptions=True)
+    ends = await asyncio.gather(serving, speaking, return_exceptions=True)
     await runtime.close()
     if not stopped.is_set():
-        raise Unavailable("a part of the agent stopped; see its log")
+        causes = [repr(end) for end in ends if isinstance(end, Exception)]
+        raise Unavailable(f"a part of the agent stopped: {', '.join(causes) or 'the data plane'}")
 
 
-async def _connected(settings: Settings) -> Client:
+class _DataPlane(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the agent's."""
+        yield
+
+
+async def _connected(settings: Settings, stopped: asyncio.Event) -> Client | None:
+    """A client as soon as Temporal answers; None if the agent is told to stop before."""
     delay = 0.1
-    while True:
+    while not stopped.is_set():
         try:
             return await connect(settings)
         except RuntimeError as error:
             _log.warning("Temporal is away", address=settings.temporal_address, error=str(error)[:200])
-            await asyncio.sleep(delay)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), delay)
             delay = min(delay * 2, 5.0)
+    return None
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ _REPORT_UNCHANGED_S = 60.0
 # Without a presence activity for so long, the control plane has given this process up: register again.
 _UNHELD_S = 12.0
 _RPC_TIMEOUT = timedelta(seconds=5)
+_CONTACT_S = 2.0
+_CONTACT_TIMEOUT = timedelta(seconds=2)
 
 _log = log.get("presence")
 
@@ -36,17 +39,17 @@ class NodePresence(PresenceActivities):
         self._info = info
         self._agent_id = info([]).agent_id
         self._incarnation = info([]).incarnation
-        self._held_at = 0.0  # monotonic; when a presence activity last beat
+        self._held_at = -math.inf  # monotonic; when a presence activity last beat
         self._contact_at = time.monotonic()
-        self._changed = asyncio.Event()
+        self._seen = 0
 
     @activity.defn
     async def hold_presence(self, presence: Presence) -> None:
         if presence.incarnation != self._incarnation:
             return  # meant for an earlier process of this agent
         while True:
-            containers = await self._runtime.containers()
-            activity.heartbeat({"containers": len(containers), "load": os.getloadavg()[0], "at": time.time()})
+            # The count is the last report's: a beat never waits for the runtime, whose restart is no node's loss.
+            activity.heartbeat({"containers": self._seen, "load": os.getloadavg()[0], "at": time.time()})
             self._held_at = time.monotonic()
             await asyncio.sleep(_BEAT_S)
 
@@ -67,6 +70,7 @@ class NodePresence(PresenceActivities):
 
     async def _register(self) -> None:
         info = self._info(await self._runtime.containers())
+        self._seen = len(info.containers)
         await self._client.start_workflow(
             "AgentWorkflow",
             args=[self._agent_id],
@@ -88,6 +92,7 @@ class NodePresence(PresenceActivities):
             await asyncio.sleep(_REPORT_S)
             try:
                 containers = await self._runtime.containers()
+                self._seen = len(containers)
                 digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers)
                 if digest == said and time.monotonic() - said_at < _REPORT_UNCHANGED_S:
                     continue
@@ -116,18 +121,24 @@ class NodePresence(PresenceActivities):
     async def _fence(self, fence_s: float) -> None:
         """Cut off for longer than the fence time: sessions that start elsewhere must not go on here."""
         while True:
+            began = time.monotonic()
             try:
-                await self._client.service_client.check_health(timeout=_RPC_TIMEOUT)
-                self._contact_at = time.monotonic()
+                await self._client.service_client.check_health(timeout=_CONTACT_TIMEOUT)
+                # The control plane counts from the last heartbeat, which may be this much older.
+                self._contact_at = began - _BEAT_S
             except (RPCError, RuntimeError):
                 if time.monotonic() - self._contact_at > fence_s:
                     await self._stop_requeued()
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(_CONTACT_S)
 
     async def _stop_requeued(self) -> None:
-        for container in await self._runtime.requeued_elsewhere():
-            _log.warning("fenced: no contact, its session starts elsewhere", session=container.session_id)
-            await self._runtime.stop(container, 0)
+        try:
+            containers = await self._runtime.requeued_elsewhere()
+            for container in containers:
+                _log.warning("fenced: no contact, its session starts elsewhere", session=container.session_id)
+            await asyncio.gather(*(self._runtime.stop(container, 0) for container in containers))
+        except Exception as error:  # the runtime is away; the next round tries again
+            _log.error("not fenced yet", error=str(error)[:200])
 
     async def _patiently(self, step: Callable[[], object]) -> None:
         """Again and again until it is done: Temporal may be away."""

@@ -10,6 +10,9 @@ from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelExit, KernelSpec
 
 
+OUTPUT_CAP = 1024 * 1024
+
+
 class RuntimeRefusal(Exception):
     """The runtime's own words."""
 
@@ -56,10 +59,14 @@ class Runtime(ABC):
 
     @abstractmethod
     async def create(self, spec: KernelSpec) -> Started:
-        """The container of (kernel, attempt) exists and was started; an existing one is adopted."""
+        """The container of (kernel, attempt) exists and was started; an existing one is adopted.
+
+        ImageMissing, or CreateRefused with no container left.
+        """
 
     @abstractmethod
-    async def pull(self, image: str, progress: Callable[[str], None]) -> None: ...
+    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
+        """The image is on the node. PullFailed with the runtime's words; not tried again here."""
 
     @abstractmethod
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
@@ -78,10 +85,16 @@ class Runtime(ABC):
         """Running ones whose session starts on another node when this one is lost."""
 
     @abstractmethod
-    def logs(self, container: ContainerSeen, *, follow: bool) -> AsyncIterator[bytes]: ...
+    def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
+        """What it wrote, or the last `tail` lines of it; with `follow` until it ends. Nothing if it is gone."""
 
     @abstractmethod
-    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult: ...
+    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
+        """Runs a command in it; each output is cut at OUTPUT_CAP bytes. TimeoutError when it takes longer.
+
+        A command that was given up goes on until the container ends: Docker has no way to end it. CreateRefused if it
+        can't be started.
+        """
 
     @abstractmethod
     def exits(self) -> AsyncIterator[Exited]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import CancellableStream
 
 from agent_worker.runtimes.contract import (
+    OUTPUT_CAP,
     CreateRefused,
     ExecResult,
     Exited,
@@ -32,7 +34,8 @@ from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
 _T = TypeVar("_T")
 _THREADS = 16
 _PERIOD_US = 100_000
-_OUTPUT_CAP = 1024 * 1024
+# Grace periods are waited for in threads of their own: a hundred of them must not hold up a kill or a create.
+_STOP_THREADS = 64
 
 
 def limits(spec: KernelSpec) -> dict[str, Any]:
@@ -78,7 +81,10 @@ class DockerRuntime(Runtime):
     def __init__(self, agent_id: str) -> None:
         self._agent_id = agent_id
         self._client = docker.APIClient(version="auto", timeout=120)
+        # A quiet log or event stream is no failure: no read timeout.
+        self._streams = docker.APIClient(version=self._client.api_version, timeout=None)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
 
     async def capacity(self) -> dict[str, int]:
@@ -122,23 +128,22 @@ class DockerRuntime(Runtime):
         except APIError as error:
             state = self._client.inspect_container(container_id)["State"]
             if state["Status"] == "created" or state.get("Error"):
+                with suppress(APIError):
+                    self._client.remove_container(container_id, force=True, v=True)
                 raise CreateRefused(_words(error)) from None
         if state is not None and state["Status"] == "exited":
             return Started(container_id, _exit(spec.kernel_id, spec.attempt, state))
         return Started(container_id)
 
     async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        def pull() -> None:
-            try:
-                repository, tag = _repository_and_tag(image)
-                for line in self._client.pull(repository, tag=tag, stream=True, decode=True):
-                    if "error" in line:
-                        raise PullFailed(str(line["error"]))
-                    progress(f"{line.get('id', '')} {line.get('status', '')}".strip())
-            except APIError as error:
-                raise PullFailed(_words(error)) from None
-
-        await self._call(pull)
+        repository, tag = _repository_and_tag(image)
+        try:
+            async for line in self._stream(lambda: self._streams.pull(repository, tag=tag, stream=True, decode=True)):
+                if "error" in line:
+                    raise PullFailed(str(line["error"]))
+                progress(f"{line.get('id', '')} {line.get('status', '')}".strip())
+        except APIError as error:
+            raise PullFailed(_words(error)) from None
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         def stop() -> KernelExit:
@@ -156,7 +161,8 @@ class DockerRuntime(Runtime):
                 return _exit(container.kernel_id, container.attempt, state)
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
 
-        return await self._call(stop)
+        threads = self._stops if grace_s > 0 else self._threads
+        return await asyncio.get_running_loop().run_in_executor(threads, stop)
 
     async def remove(self, container: ContainerSeen) -> None:
         def remove() -> None:
@@ -206,10 +212,10 @@ class DockerRuntime(Runtime):
             exit.oom_killed if exit else False,
         )
 
-    async def logs(self, container: ContainerSeen, *, follow: bool) -> AsyncIterator[bytes]:
-        def stream() -> Iterator[bytes]:
-            found: Any = self._client.logs(container.container_id, stream=True, follow=follow)
-            return iter(found)
+    async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
+        def stream() -> Any:
+            lines = "all" if tail is None else tail
+            return self._streams.logs(container.container_id, stream=True, follow=follow, tail=lines)
 
         try:
             async for chunk in self._stream(stream):
@@ -218,28 +224,40 @@ class DockerRuntime(Runtime):
             return
 
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        def execute() -> ExecResult:
-            created = self._client.exec_create(container.container_id, command)["Id"]
-            out, err = self._client.exec_start(created, demux=True)
-            code = self._client.exec_inspect(created)["ExitCode"]
-            return ExecResult(int(code or 0), _text(out), _text(err))
-
+        out, err = bytearray(), bytearray()
         try:
-            return await asyncio.wait_for(self._call(execute), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                made = await self._call(lambda: self._client.exec_create(container.container_id, command)["Id"])
+                opened = partial(self._streams.exec_start, made, stream=True, demux=True)
+                async with aclosing(self._stream(opened)) as pieces:
+                    async for pieces_out, pieces_err in pieces:
+                        out += (pieces_out or b"")[: OUTPUT_CAP - len(out)]
+                        err += (pieces_err or b"")[: OUTPUT_CAP - len(err)]
+                code = (await self._call(lambda: self._client.exec_inspect(made)))["ExitCode"]
         except APIError as error:
             raise CreateRefused(_words(error)) from None
+        return ExecResult(int(code or 0), out.decode(errors="replace"), err.decode(errors="replace"))
 
     async def exits(self) -> AsyncIterator[Exited]:
-        filters = {"type": "container", "event": ["die"], "label": f"{names.LABEL_AGENT}={self._agent_id}"}
+        told_ns = 0  # Docker's time of the last event that was passed on; asked for again after a break
         while not self._closing.is_set():
             try:
-                async for event in self._stream(lambda: self._client.events(decode=True, filters=filters)):
-                    attributes = event["Actor"]["Attributes"]
-                    kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
-                    state = await self._call(partial(self._final_state, event))
-                    yield Exited(attributes[names.LABEL_SESSION], _exit(kernel_id, attempt, state))
+                async with aclosing(self._stream(partial(self._ends, told_ns))) as events:
+                    async for event in events:
+                        if event["timeNano"] <= told_ns:
+                            continue
+                        attributes = event["Actor"]["Attributes"]
+                        kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
+                        state = await self._call(partial(self._final_state, event))
+                        told_ns = event["timeNano"]
+                        yield Exited(attributes[names.LABEL_SESSION], _exit(kernel_id, attempt, state))
             except (DockerException, requests.RequestException, OSError):
-                await asyncio.sleep(0.5)
+                pass
+            await asyncio.sleep(0.5)
+
+    def _ends(self, after_ns: int) -> Any:
+        filters = {"type": "container", "event": ["die"], "label": f"{names.LABEL_AGENT}={self._agent_id}"}
+        return self._streams.events(since=after_ns // 1_000_000_000 or None, decode=True, filters=filters)
 
     def _final_state(self, event: dict[str, Any]) -> dict[str, Any]:
         """From the container; from the event alone if the container is gone already."""
@@ -250,16 +268,20 @@ class DockerRuntime(Runtime):
 
     async def close(self) -> None:
         self._closing.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._stops):
+            threads.shutdown(wait=False, cancel_futures=True)
+        for client in (self._client, self._streams):
+            client.close()
 
     async def _call(self, blocking: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
 
-    async def _stream(self, opened: Callable[[], Iterator[Any]]) -> AsyncIterator[Any]:
-        """Items of a blocking iterator, read by a thread of its own that ends with the process at the latest."""
+    async def _stream(self, opened: Callable[[], Iterable[Any]]) -> AsyncGenerator[Any, None]:
+        """Items of a blocking iterator, read by a thread of its own; its connection is closed with the generator."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=256)
         stopped = threading.Event()
+        source: list[Any] = []
 
         def read() -> None:
             def put(item: Any) -> None:
@@ -267,7 +289,10 @@ class DockerRuntime(Runtime):
                     asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
 
             try:
-                for item in opened():
+                source.append(opened())
+                if stopped.is_set():
+                    _hang_up(source)
+                for item in source[0]:
                     if stopped.is_set():
                         return
                     put(item)
@@ -284,11 +309,20 @@ class DockerRuntime(Runtime):
                 yield item
         finally:
             stopped.set()
+            _hang_up(source)
             while not queue.empty():
                 queue.get_nowait()
 
 
 _END = object()
+
+
+def _hang_up(source: list[Any]) -> None:
+    """Wakes a thread that waits for the next item. What has ended already, or was never opened, needs nothing."""
+    for stream in source:
+        if isinstance(stream, CancellableStream):
+            with suppress(OSError, AttributeError):
+                stream.close()
 
 
 def _exit(kernel_id: str, attempt: int, state: dict[str, Any]) -> KernelExit:
@@ -305,7 +339,3 @@ def _repository_and_tag(image: str) -> tuple[str, str | None]:
         return image, None
     head, _, tail = image.rpartition(":")
     return (head, tail) if head and "/" not in tail else (image, "latest")
-
-
-def _text(data: bytes | None) -> str:
-    return (data or b"")[:_OUTPUT_CAP].decode(errors="replace")

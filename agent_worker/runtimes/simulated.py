@@ -40,13 +40,12 @@ class _Container:
     oom: bool
     ignores_stop: bool
     requeued_elsewhere: bool
-    stopped: bool = False
 
     def has_ended(self) -> bool:
-        return self.stopped or (self.ends is not None and self.ends <= time.time())
+        return self.ends is not None and self.ends <= time.time()
 
     def exit(self) -> KernelExit:
-        return KernelExit(self.kernel_id, self.attempt, self.exit_code, self.oom, at=time.time())
+        return KernelExit(self.kernel_id, self.attempt, self.exit_code, self.oom, at=self.ends or time.time())
 
     def seen(self) -> ContainerSeen:
         ended = self.has_ended()
@@ -90,19 +89,29 @@ class SimulatedRuntime(Runtime):
         return Started(container_id)
 
     async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        raise PullFailed(f"pull access denied for {image}, repository does not exist")
+        if image.startswith("missing/"):
+            raise PullFailed(f"pull access denied for {image}, repository does not exist")
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         found = self._containers.get(container.container_id)
         if found is None:
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
-        if not found.has_ended():
-            if found.ignores_stop and grace_s > 0:
-                await asyncio.sleep(grace_s)
-            found = replace(found, stopped=True, exit_code=137 if found.ignores_stop or grace_s == 0 else 143)
-            self._containers[container.container_id] = found
-            self._save()
+        if found.ignores_stop and grace_s > 0 and not found.has_ended():
+            await asyncio.sleep(grace_s)
+            # It may have ended, or have been killed and removed, during the grace period.
+            found = self._containers.get(container.container_id, found)
+        if container.container_id in self._containers and not found.has_ended():
+            found = self._end(found, exit_code=137 if found.ignores_stop or grace_s == 0 else 143)
         return found.exit()
+
+    def _end(self, container: _Container, *, exit_code: int) -> _Container:
+        if clock := self._clocks.pop(container.container_id, None):
+            clock.cancel()
+        ended = replace(container, ends=time.time(), exit_code=exit_code, oom=False)
+        self._containers[container.container_id] = ended
+        self._save()
+        self._exits.put_nowait(Exited(ended.session_id, ended.exit()))
+        return ended
 
     async def remove(self, container: ContainerSeen) -> None:
         if clock := self._clocks.pop(container.container_id, None):
@@ -117,8 +126,9 @@ class SimulatedRuntime(Runtime):
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
 
-    async def logs(self, container: ContainerSeen, *, follow: bool) -> AsyncIterator[bytes]:
-        yield b"simulated: started\n"
+    async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
+        if container.container_id in self._containers and tail != 0:
+            yield b"simulated: started\n"
         while follow and self._runs(container):  # noqa: ASYNC110 (the end is a time on the clock, no event)
             await asyncio.sleep(0.1)
 
