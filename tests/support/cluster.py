@@ -93,9 +93,9 @@ class Cluster:
 
     def kill(self, part: str) -> None:
         """kill -9 of the process that has the part now; returns when its successor is there."""
-        before = self._pid(part)
+        before = self.pid(part)
         os.kill(before, signal.SIGKILL)
-        self.until(lambda: self._pid(part) != before and psutil.pid_exists(self._pid(part)), f"{part} is started again")
+        self.until(lambda: self.pid(part) != before and psutil.pid_exists(self.pid(part)), f"{part} is started again")
 
     def violations(self) -> str:
         return self.moor("check", "--data-dir", str(self.folder)).stdout.strip()
@@ -106,7 +106,8 @@ class Cluster:
             assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
             _pause(0.05)
 
-    def _pid(self, part: str) -> int:
+    def pid(self, part: str) -> int:
+        """Of the process that has the part now."""
         for _ in range(20):
             try:
                 parts = json.loads((self.folder / "run.json").read_text())["parts"]
