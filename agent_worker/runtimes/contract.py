@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelExit, KernelSpec
 
-
 OUTPUT_CAP = 1024 * 1024
 
 

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from agent_worker.runtimes.contract import (
@@ -171,7 +171,11 @@ class SimulatedRuntime(Runtime):
 
 
 def _load(file: Path) -> list[_Container]:
-    return [_Container(**container) for container in json.loads(file.read_text())] if file.exists() else []
+    if not file.exists():
+        return []
+    known = {field.name for field in fields(_Container)}
+    saved = json.loads(file.read_text())
+    return [_Container(**{name: value for name, value in one.items() if name in known}) for one in saved]
 
 
 def _new(container_id: str, spec: KernelSpec) -> _Container:

@@ -1,0 +1,141 @@
+"""The promises of KernelActivities, kept on any runtime."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from agent_worker.activities import NodeKernels
+from agent_worker.kept_logs import KeptLogs
+from agent_worker.runtimes.contract import Runtime
+from agent_worker.runtimes.simulated import SimulatedRuntime
+from moorage.contracts import activities as contract
+from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, PullImage
+from moorage.domain.session import KernelSpec
+from tests.agent.specs import a_spec
+
+
+async def _create(kernels: NodeKernels, spec: KernelSpec) -> CreatedKernel:
+    created: CreatedKernel = await ActivityEnvironment().run(kernels.create_kernel, spec)
+    return created
+
+
+async def _destroy(kernels: NodeKernels, spec: KernelSpec, *, grace_s: float = 0) -> Destroyed:
+    order = Destroy(spec.session_id, spec.kernel_id, spec.attempt, grace_s)
+    destroyed: Destroyed = await ActivityEnvironment().run(kernels.destroy_kernel, order)
+    return destroyed
+
+
+async def _refusal(kernels: NodeKernels, spec: KernelSpec) -> ApplicationError:
+    with pytest.raises(ApplicationError) as refused:
+        await _create(kernels, spec)
+    assert refused.value.non_retryable
+    return refused.value
+
+
+async def test_destroying_proves_that_it_existed_and_how_it_ended(
+    runtime: Runtime, kept_logs: KeptLogs, agent_id: str
+) -> None:
+    kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
+    await _create(kernels, spec)
+    destroyed = await _destroy(kernels, spec)
+    assert destroyed.existed
+    assert destroyed.exit is not None
+    assert destroyed.exit.exit_code == 137
+    assert await runtime.containers() == []
+
+
+async def test_a_destroyed_kernels_log_is_kept(runtime: Runtime, kept_logs: KeptLogs, agent_id: str) -> None:
+    kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
+    await _create(kernels, spec)
+    destroyed = await _destroy(kernels, spec)
+    path = kept_logs.newest(spec.session_id, spec.kernel_id)
+    assert path is not None
+    assert path.stat().st_size == destroyed.log_bytes
+
+
+async def test_destroying_twice_is_the_same_as_once(runtime: Runtime, kept_logs: KeptLogs, agent_id: str) -> None:
+    kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
+    await _create(kernels, spec)
+    await _destroy(kernels, spec)
+    assert await _destroy(kernels, spec) == Destroyed(spec.kernel_id, 0, existed=False)
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+async def test_a_create_that_arrives_after_its_destroy_is_refused(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs, attempt: int
+) -> None:
+    kernels, destroyed = NodeKernels(simulated_runtime, kept_logs), a_spec(attempt=1)
+    await _destroy(kernels, destroyed)
+    late = a_spec(kernel_id=destroyed.kernel_id, attempt=attempt)
+    assert (await _refusal(kernels, late)).type == contract.KERNEL_STOPPED
+    assert await simulated_runtime.containers() == []
+
+
+async def test_the_next_attempt_may_start_after_a_destroy(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs
+) -> None:
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), a_spec()
+    await _destroy(kernels, spec)
+    await _create(kernels, a_spec(kernel_id=spec.kernel_id, attempt=1))
+    assert [one.attempt for one in await simulated_runtime.containers()] == [1]
+
+
+async def test_creating_an_attempt_removes_the_older_ones(runtime: Runtime, kept_logs: KeptLogs, agent_id: str) -> None:
+    kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
+    await _create(kernels, spec)
+    await _create(kernels, a_spec(agent_id=agent_id, kernel_id=spec.kernel_id, attempt=1))
+    assert [one.attempt for one in await runtime.containers()] == [1]
+
+
+async def test_what_a_create_under_way_makes_is_destroyed_too(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs
+) -> None:
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), a_spec(MOORAGE_SIM_CREATE_S="0.2")
+    creating = asyncio.create_task(_create(kernels, spec))
+    await asyncio.sleep(0)  # it has the lock
+    destroyed = await _destroy(kernels, spec)
+    await asyncio.gather(creating, return_exceptions=True)
+    assert await simulated_runtime.containers() == []
+    assert destroyed.existed or isinstance(creating.exception(), ApplicationError)
+
+
+async def test_a_cancelled_create_leaves_nothing_that_a_destroy_misses(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs
+) -> None:
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), a_spec(MOORAGE_SIM_CREATE_S="0.2")
+    environment = ActivityEnvironment()
+    creating = asyncio.create_task(environment.run(kernels.create_kernel, spec))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    environment.cancel()
+    await _destroy(kernels, spec)
+    await asyncio.gather(creating, return_exceptions=True)
+    assert await simulated_runtime.containers() == []
+
+
+async def test_a_forced_destroy_does_not_wait_for_the_grace_period_of_the_first(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs
+) -> None:
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), a_spec(MOORAGE_SIM_IGNORE_STOP="1")
+    await _create(kernels, spec)
+    polite = asyncio.create_task(_destroy(kernels, spec, grace_s=2))
+    async with asyncio.timeout(1):
+        assert (await _destroy(kernels, spec)).existed
+    assert await simulated_runtime.containers() == []
+    assert not (await polite).existed
+
+
+async def test_refusals_carry_their_type_and_the_runtimes_words(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs
+) -> None:
+    kernels = NodeKernels(simulated_runtime, kept_logs)
+    missing = await _refusal(kernels, a_spec(image="missing/image"))
+    assert (missing.type, missing.message) == (contract.IMAGE_MISSING, "No such image: missing/image")
+    assert (await _refusal(kernels, a_spec(MOORAGE_SIM_FAIL_CREATE="1"))).type == contract.CREATE_REFUSED
+    with pytest.raises(ApplicationError, match="pull access denied") as failed:
+        await ActivityEnvironment().run(kernels.pull_image, PullImage("missing/image"))
+    assert (failed.value.type, failed.value.non_retryable) == (contract.IMAGE_PULL_FAILED, True)

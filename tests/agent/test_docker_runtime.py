@@ -1,0 +1,157 @@
+"""What Docker is told, and what then holds inside a real container."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import docker
+import pytest
+
+from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused
+from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits
+from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
+from moorage.domain.node import ContainerSeen
+from moorage.domain.session import KernelSpec
+from tests.agent.specs import MIB, a_spec
+
+
+def test_millicores_become_a_quota_and_swap_is_off() -> None:
+    assert limits(a_spec(mem=64 * MIB)) == {
+        "pids_limit": 1024,
+        "cpu_period": 100_000,
+        "cpu_quota": 50_000,
+        "mem_limit": 64 * MIB,
+        "memswap_limit": 64 * MIB,
+    }
+
+
+def test_slots_that_were_not_asked_for_are_not_limited() -> None:
+    assert limits(dataclasses.replace(a_spec(), slots={})) == {"pids_limit": 1024}
+
+
+def test_no_container_gets_capabilities_new_privileges_or_the_hosts_network() -> None:
+    told = hardening()
+    assert told["cap_drop"] == ["ALL"]
+    assert told["security_opt"] == ["no-new-privileges"]
+    assert told["network_mode"] == "bridge"
+    assert "privileged" not in told
+
+
+def test_labels_say_whose_the_container_is() -> None:
+    spec = a_spec(agent_id="n7", attempt=3, on_node_loss="requeue")
+    assert labels(spec) == {
+        "moorage.agent": "n7",
+        "moorage.session": spec.session_id,
+        "moorage.kernel": spec.kernel_id,
+        "moorage.attempt": "3",
+        "moorage.on-node-loss": "requeue",
+    }
+    assert container_name(spec.kernel_id, 3) == f"moorage-{spec.kernel_id}-3"
+
+
+def test_the_users_variables_win() -> None:
+    told = environment(a_spec(LANG="C", BACKENDAI_SESSION_NAME="mine"))
+    assert (told["LANG"], told["BACKENDAI_SESSION_NAME"]) == ("C", "mine")
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("python", ("python", "latest")),
+        ("python:3.11", ("python", "3.11")),
+        ("host:5000/python", ("host:5000/python", "latest")),
+        ("host:5000/python:3", ("host:5000/python", "3")),
+        ("python@sha256:ab", ("python@sha256:ab", None)),
+    ],
+)
+def test_an_image_without_a_tag_means_latest(image: str, expected: tuple[str, str | None]) -> None:
+    assert repository_and_tag(image) == expected
+
+
+async def _output(runtime: DockerRuntime, spec: KernelSpec, *, tail: int | None = None) -> str:
+    await runtime.create(spec)
+    async with asyncio.timeout(30):
+        seen = await _seen(runtime, spec)
+        chunks = [chunk async for chunk in runtime.logs(seen, follow=True)]
+        if tail is not None:
+            chunks = [chunk async for chunk in runtime.logs(seen, follow=False, tail=tail)]
+        return b"".join(chunks).decode()
+
+
+async def _seen(runtime: DockerRuntime, spec: KernelSpec) -> ContainerSeen:
+    return next(one for one in await runtime.containers() if one.kernel_id == spec.kernel_id)
+
+
+@pytest.mark.docker
+async def test_capabilities_are_dropped_inside(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    status = await _output(docker_runtime, a_spec("cat", "/proc/self/status", agent_id=agent_id))
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert int(facts["CapEff"], 16) == 0
+    assert int(facts["CapBnd"], 16) == 0
+    assert facts["NoNewPrivs"] == "1"
+    assert facts["Seccomp"] == "2"
+
+
+@pytest.mark.docker
+async def test_a_memory_hog_is_told_as_killed_for_memory(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    spec = a_spec("dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1", agent_id=agent_id, mem=16 * MIB)
+    events = docker_runtime.exits()
+    waiting = asyncio.ensure_future(anext(events))
+    await docker_runtime.create(spec)
+    async with asyncio.timeout(20):
+        exited = await waiting
+    assert exited.exit.oom_killed
+    assert exited.exit.exit_code == 137
+
+
+@pytest.mark.docker
+async def test_only_the_last_lines_are_read(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    assert await _output(docker_runtime, a_spec("seq", "1", "100", agent_id=agent_id), tail=2) == "99\n100\n"
+
+
+@pytest.mark.docker
+async def test_a_command_inside_answers_with_both_outputs(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    spec = a_spec(agent_id=agent_id)
+    await docker_runtime.create(spec)
+    command = ["sh", "-c", "echo out; echo err >&2; exit 4"]
+    result = await docker_runtime.execute(await _seen(docker_runtime, spec), command, 20)
+    assert (result.exit_code, result.stdout, result.stderr) == (4, "out\n", "err\n")
+
+
+@pytest.mark.docker
+async def test_the_output_of_a_command_is_capped(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    spec = a_spec(agent_id=agent_id)
+    await docker_runtime.create(spec)
+    result = await docker_runtime.execute(await _seen(docker_runtime, spec), ["head", "-c", "3000000", "/dev/zero"], 20)
+    assert len(result.stdout) == OUTPUT_CAP
+
+
+@pytest.mark.docker
+async def test_commands_that_hang_do_not_hold_up_the_runtime(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    spec = a_spec(agent_id=agent_id)
+    await docker_runtime.create(spec)
+    seen = await _seen(docker_runtime, spec)
+    hung = [docker_runtime.execute(seen, ["sleep", "100"], 1.0) for _ in range(20)]
+    assert all(isinstance(one, TimeoutError) for one in await asyncio.gather(*hung, return_exceptions=True))
+    async with asyncio.timeout(10):
+        assert (await docker_runtime.execute(seen, ["true"], 5)).exit_code == 0
+
+
+@pytest.mark.docker
+async def test_what_docker_refuses_leaves_no_container(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    with pytest.raises(CreateRefused):
+        await docker_runtime.create(dataclasses.replace(a_spec(agent_id=agent_id), hostname="n" * 200))
+    assert await docker_runtime.containers() == []
+
+
+@pytest.mark.docker
+async def test_a_container_made_but_never_started_is_adopted_and_started(
+    docker_runtime: DockerRuntime, engine_client: docker.APIClient, agent_id: str
+) -> None:
+    spec = a_spec(agent_id=agent_id)
+    name = container_name(spec.kernel_id, spec.attempt)
+    made = engine_client.create_container(spec.image, command=spec.command, labels=labels(spec), name=name)
+    started = await docker_runtime.create(spec)
+    assert started.container_id == made["Id"]
+    assert (await _seen(docker_runtime, spec)).state == "running"

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from agent_worker.kept_logs import KeptLogs
+
+
+async def _chunks(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def _kept(directory: Path, *chunks: bytes) -> bytes:
+    logs = KeptLogs(directory, cap_bytes=20)
+    await logs.keep("s", "k", 0, _chunks(*chunks))
+    path = logs.newest("s", "k")
+    assert path is not None
+    return path.read_bytes()
+
+
+async def test_a_log_within_the_cap_is_kept_whole(tmp_path: Path) -> None:
+    assert await _kept(tmp_path, b"0123456789", b"abcdefghij") == b"0123456789abcdefghij"
+
+
+async def test_of_a_longer_log_head_and_tail_are_kept_and_the_gap_is_told(tmp_path: Path) -> None:
+    kept = await _kept(tmp_path, b"HEAD", b"-" * 500, b"......", b"TAIL")
+    assert kept.startswith(b"HEAD------\n[")
+    assert kept.endswith(b"]\n......TAIL")
+    assert b"494 bytes left out" in kept
+
+
+async def test_one_large_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:
+    kept = await _kept(tmp_path, b"a" * 10 + b"x" * 1000 + b"z" * 10)
+    assert kept == b"a" * 10 + "\n[… 1000 bytes left out …]\n".encode() + b"z" * 10
+
+
+async def test_the_newest_attempt_is_found(tmp_path: Path) -> None:
+    logs = KeptLogs(tmp_path, cap_bytes=100)
+    for attempt in (9, 10, 2):
+        await logs.keep("s", "k", attempt, _chunks(str(attempt).encode()))
+    newest = logs.newest("s", "k")
+    assert newest is not None
+    assert newest.read_bytes() == b"10"
+
+
+def test_a_kernel_that_never_ran_here_has_no_log(tmp_path: Path) -> None:
+    assert KeptLogs(tmp_path, cap_bytes=100).newest("s", "k") is None

@@ -1,0 +1,119 @@
+"""What both runtimes promise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent_worker.runtimes.contract import Exited, ImageMissing, PullFailed, Runtime
+from moorage.domain.session import KernelSpec
+from tests.agent.specs import a_spec
+
+
+async def _exit_of(runtime: Runtime, spec: KernelSpec, *, watched: AsyncIterator[Exited] | None = None) -> Exited:
+    async with asyncio.timeout(20):
+        async for exited in watched or runtime.exits():
+            if exited.exit.kernel_id == spec.kernel_id:
+                return exited
+    raise AssertionError("the stream of exits ended")
+
+
+async def test_a_created_container_runs_under_its_session_kernel_and_attempt(runtime: Runtime, agent_id: str) -> None:
+    spec = a_spec(agent_id=agent_id, attempt=2)
+    started = await runtime.create(spec)
+    [seen] = await runtime.containers()
+    assert (seen.session_id, seen.kernel_id, seen.attempt) == (spec.session_id, spec.kernel_id, 2)
+    assert (seen.container_id, seen.state, seen.exit_code) == (started.container_id, "running", None)
+
+
+async def test_creating_the_same_attempt_again_adopts_its_container(runtime: Runtime, agent_id: str) -> None:
+    spec = a_spec(agent_id=agent_id)
+    first = await runtime.create(spec)
+    assert (await runtime.create(spec)).container_id == first.container_id
+    assert len(await runtime.containers()) == 1
+
+
+async def test_an_image_that_the_node_lacks_is_missing(runtime: Runtime, agent_id: str) -> None:
+    with pytest.raises(ImageMissing, match="missing/image"):
+        await runtime.create(a_spec(agent_id=agent_id, image="missing/image:1"))
+    assert await runtime.containers() == []
+
+
+async def test_an_image_that_cannot_be_had_fails_to_be_pulled(runtime: Runtime) -> None:
+    # A port of this machine on which nothing listens, so that no registry is asked.
+    image = "missing/image:1" if type(runtime).__name__ == "SimulatedRuntime" else "127.0.0.1:1/missing/image:1"
+    with pytest.raises(PullFailed):
+        await runtime.pull(image, lambda line: None)
+
+
+async def test_a_container_that_ends_by_itself_is_told_once_with_its_exit_code(runtime: Runtime, agent_id: str) -> None:
+    spec = a_spec(
+        "sh", "-c", "sleep 0.5; exit 3", agent_id=agent_id, MOORAGE_SIM_RUN_S="0.5", MOORAGE_SIM_EXIT_CODE="3"
+    )
+    waiting = asyncio.create_task(_exit_of(runtime, spec))
+    await runtime.create(spec)
+    exited = await waiting
+    assert exited.session_id == spec.session_id
+    assert (exited.exit.attempt, exited.exit.exit_code, exited.exit.oom_killed) == (0, 3, False)
+    [seen] = await runtime.containers()
+    assert (seen.state, seen.exit_code) == ("exited", 3)
+
+
+async def test_stopping_without_grace_kills(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id, MOORAGE_SIM_IGNORE_STOP="1"))
+    [seen] = await runtime.containers()
+    assert (await runtime.stop(seen, 0)).exit_code == 137
+
+
+async def test_a_kill_does_not_wait_for_the_grace_period_of_an_earlier_stop(runtime: Runtime, agent_id: str) -> None:
+    stubborn = ("sh", "-c", "trap '' TERM; echo deaf; while true; do sleep 1; done")
+    await runtime.create(a_spec(*stubborn, agent_id=agent_id, MOORAGE_SIM_IGNORE_STOP="1"))
+    [seen] = await runtime.containers()
+    async for _ in runtime.logs(seen, follow=False):
+        break
+    polite = asyncio.create_task(runtime.stop(seen, 2))
+    async with asyncio.timeout(1.5):
+        assert (await runtime.stop(seen, 0)).exit_code == 137
+    await runtime.remove(seen)
+    await polite
+    assert await runtime.containers() == []
+
+
+async def test_removing_twice_is_the_same_as_once(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await runtime.containers()
+    await runtime.remove(seen)
+    await runtime.remove(seen)
+    assert await runtime.containers() == []
+
+
+async def test_stopping_what_is_gone_says_so(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await runtime.containers()
+    await runtime.remove(seen)
+    assert (await runtime.stop(seen, 5)).gone
+
+
+async def test_only_requeue_sessions_that_run_are_to_be_fenced(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    requeued = a_spec(agent_id=agent_id, on_node_loss="requeue")
+    await runtime.create(requeued)
+    [fenced] = await runtime.requeued_elsewhere()
+    assert fenced.kernel_id == requeued.kernel_id
+    await runtime.stop(fenced, 0)
+    assert await runtime.requeued_elsewhere() == []
+
+
+async def test_logs_of_what_is_gone_are_empty(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await runtime.containers()
+    await runtime.remove(seen)
+    assert [chunk async for chunk in runtime.logs(seen, follow=True)] == []
+
+
+async def test_capacity_counts_millicores_and_bytes(runtime: Runtime) -> None:
+    capacity = await runtime.capacity()
+    assert capacity["cpu"] >= 1000
+    assert capacity["mem"] > 64 * 1024**2

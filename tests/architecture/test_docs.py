@@ -1,0 +1,42 @@
+"""The docs name everything that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from api.main import build
+from moorage.cli.main import app as moor
+from moorage.settings import CLIENT_VARIABLES, Settings
+from tests.support.builders import KEYS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_each_setting_is_documented() -> None:
+    text = (DOCS / "operations.md").read_text()
+    names = {f"MOORAGE_{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+def test_each_verb_is_documented() -> None:
+    text = (DOCS / "operations.md").read_text()
+    verbs = [str(command.name) for command in moor.registered_commands]
+    for group in moor.registered_groups:
+        assert group.typer_instance is not None
+        verbs += [
+            f"{group.name} {command.callback.__name__}"
+            for command in group.typer_instance.registered_commands
+            if command.callback
+        ]
+    assert [verb for verb in verbs if f"`moor {verb}`" not in text] == []
+
+
+def test_each_route_is_documented() -> None:
+    text = (DOCS / "api.md").read_text()
+    settings = Settings(database_url="postgresql://x/x", payload_keys=KEYS, jwt_key="j" * 32, dataplane_key="d" * 32)
+    routes = [
+        f"{method.upper()} {path}"
+        for path, operations in build(settings).openapi()["paths"].items()
+        for method in operations
+    ]
+    assert [route for route in routes if f"`{route}`" not in text] == []
