@@ -21,7 +21,23 @@ from moorage.contracts.names import LABEL_AGENT
 from moorage.domain.ids import new_id
 from tests.agent.specs import IMAGE
 
-_COMMANDS = ["sh", "sleep", "echo", "tail", "true", "false", "cat", "head", "dd", "ls", "grep", "seq", "yes", "id", "env"]
+_COMMANDS = [
+    "sh",
+    "sleep",
+    "echo",
+    "tail",
+    "true",
+    "false",
+    "cat",
+    "head",
+    "dd",
+    "ls",
+    "grep",
+    "seq",
+    "yes",
+    "id",
+    "env",
+]
 
 
 def _root_of_busybox() -> bytes:
