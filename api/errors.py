@@ -53,6 +53,8 @@ def install(app: FastAPI) -> None:
         return problem(refusal)
 
     async def away(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, DBAPIError) and _state_of(error).startswith("22"):
+            return problem(InvalidRequest("the request holds a value that can't be stored, a NUL character for example"))
         _log.warning("a part is away", path=request.url.path, error=f"{type(error).__name__}: {error}"[:300])
         if isinstance(error, DBAPIError) and not error.connection_invalidated and not _is_away(error):
             return problem(MoorageError("the request could not be carried out; the log of the API says why"))
@@ -67,6 +69,10 @@ def install(app: FastAPI) -> None:
         return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
 
 
+def _state_of(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", "") or "")
+
+
 def _is_away(error: DBAPIError) -> bool:
-    state = str(getattr(error.orig, "sqlstate", "") or "")
+    state = _state_of(error)
     return state.startswith(("08", "57")) or state in ("", "53300")

@@ -6,7 +6,7 @@ import re
 import secrets
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from moorage.db.sessions import NewSession
 from moorage.domain.errors import InvalidRequest
@@ -18,13 +18,23 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENV_BYTES = 64 * 1024
 _KNOWN_SLOTS = ("cpu", "mem")
 _LONGEST_S = 365 * 86400.0
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL and a container's command line take neither NUL nor half of a surrogate pair."""
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("a NUL character or half of a surrogate pair is no text")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_storable)]
 _Seconds = Annotated[float, Field(ge=0, le=_LONGEST_S)]
 
 
 class Login(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    email: str = Field(max_length=254)
-    password: str = Field(max_length=1024)
+    email: _Text = Field(max_length=254)
+    password: _Text = Field(max_length=1024)
 
 
 class CreateSession(BaseModel):
@@ -44,13 +54,13 @@ class CreateSession(BaseModel):
         },
     )
     image: str = Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")
-    name: str | None = None
+    name: _Text | None = None
     type: SessionType = SessionType.INTERACTIVE
-    command: list[str] = Field(default_factory=list, max_length=1024)
-    env: dict[str, str] = Field(default_factory=dict)
-    resources: dict[str, str | int | float] = Field(default_factory=dict, description="cpu in cores, mem as 256m")
+    command: list[_Text] = Field(default_factory=list, max_length=1024)
+    env: dict[_Text, _Text] = Field(default_factory=dict)
+    resources: dict[_Text, _Text | int | float] = Field(default_factory=dict, description="cpu in cores, mem as 256m")
     priority: int = Field(default=10, ge=0, le=100)
-    resource_group: str = "default"
+    resource_group: _Text = "default"
     on_node_loss: NodeLossPolicy = NodeLossPolicy.FAIL
     pending_timeout_s: _Seconds = 0
     lifetime_s: _Seconds = 0
@@ -67,8 +77,6 @@ class CreateSession(BaseModel):
 
     def checked(self, *, idempotency_key: str | None, idempotency_hash: str | None) -> NewSession:
         """With defaults filled in; refuses what is malformed, with what is allowed."""
-        if any("\0" in text for text in [*self.command, *self.env.values()]):
-            raise InvalidRequest("a NUL character can't be part of a command or variable")
         for name in self.env:
             if not _ENV_NAME.fullmatch(name):
                 raise InvalidRequest(f"env: {name[:80]!r} is not a variable's name", data={"field": "env"})
@@ -97,7 +105,7 @@ class CreateSession(BaseModel):
 
 class Exec(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    command: list[str] = Field(min_length=1, max_length=1024)
+    command: list[_Text] = Field(min_length=1, max_length=1024)
     timeout_s: float = Field(default=60, gt=0, le=3600)
 
 

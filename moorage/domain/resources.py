@@ -22,11 +22,9 @@ _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
 _LARGEST = 2**62
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | float) -> int:
     """Bytes in `256m`, `1.5g` or a plain number; suffixes k m g t p e are powers of 1024."""
-    if isinstance(text, bool):
-        raise _malformed("memory", text, "256m, 1.5g or a number of bytes")
-    match = _SIZE.fullmatch(str(text).strip())
+    match = None if isinstance(text, bool) else _SIZE.fullmatch(str(text).strip())
     if match is None:
         raise _malformed("memory", text, "256m, 1.5g or a number of bytes")
     number, suffix = match.groups()
@@ -52,7 +50,7 @@ def parse_slots(request: Mapping[str, str | int | float]) -> Slots:
         if name == CPU:
             slots[name] = parse_cpu(text)
         elif name == MEM:
-            slots[name] = parse_size(text if isinstance(text, str) else int(text))
+            slots[name] = parse_size(text)
         elif isinstance(text, bool) or not str(text).isdecimal():
             raise _malformed(name, text, "a whole number of devices")
         else:
