@@ -54,7 +54,9 @@ def install(app: FastAPI) -> None:
 
     async def away(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, DBAPIError) and _state_of(error).startswith("22"):
-            return problem(InvalidRequest("the request holds a value that can't be stored, a NUL character for example"))
+            return problem(
+                InvalidRequest("the request holds a value that can't be stored, a NUL character for example")
+            )
         _log.warning("a part is away", path=request.url.path, error=f"{type(error).__name__}: {error}"[:300])
         if isinstance(error, DBAPIError) and not error.connection_invalidated and not _is_away(error):
             return problem(MoorageError("the request could not be carried out; the log of the API says why"))

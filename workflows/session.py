@@ -161,7 +161,7 @@ class SessionWorkflow:
         try:
             await workflow.wait_condition(lambda: together.done() or self._interrupted())
             if not together.done():
-                together.cancel()
+                _drop(together)
                 return self._interruption()
             return together.result()[0]
         except ActivityError as error:
@@ -383,6 +383,12 @@ class SessionWorkflow:
     def _show(self, status: SessionStatus, words: str) -> None:
         self._status = str(status)
         workflow.set_current_details(f"**{status}** (attempt {self._attempt}): {words}")
+
+
+def _drop(work: asyncio.Future[Any]) -> None:
+    """Cancelled, and nobody waits for how it ends: destroying the kernels finds whatever it did."""
+    work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    work.cancel()
 
 
 def _type_of(error: ActivityError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -56,6 +57,11 @@ class World:
     image_missing: bool = False
     refuses: int = 0
     requeues: int = 0
+    slow_create: bool = False  # a create ends only after a destroy has come
+    destroyed: set[tuple[str, int]] = field(default_factory=set)
+    creating: asyncio.Event = field(default_factory=asyncio.Event)
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def trip(self, step: str, when: str) -> None:
         if self.fails == (step, when):
@@ -76,6 +82,11 @@ class FakeNode(KernelActivities):
             self._world.refuses -= 1
             raise ApplicationError("refused", type=contract.CREATE_REFUSED, non_retryable=True)
         key = (spec.kernel_id, spec.attempt)
+        self._world.creating.set()
+        if self._world.slow_create:
+            await self._world.stopping.wait()
+        if key in self._world.destroyed:
+            raise ApplicationError("stopped before", type=contract.KERNEL_STOPPED, non_retryable=True)
         if key not in self._world.containers:
             self._world.containers.add(key)
             self._world.ever_made.append(key)
@@ -88,7 +99,9 @@ class FakeNode(KernelActivities):
 
     @activity.defn
     async def destroy_kernel(self, order: Destroy) -> Destroyed:
+        self._world.stopping.set()
         self._world.trip("destroy_kernel", "before")
+        self._world.destroyed.add((order.kernel_id, order.attempt))
         self._world.containers = {key for key in self._world.containers if key[0] != order.kernel_id}
         self._world.trip("destroy_kernel", "after")
         return Destroyed(order.kernel_id, order.attempt, True)
@@ -107,6 +120,7 @@ class FakeLedger(SessionActivities):
     @activity.defn
     async def record_started(self, started: Started) -> bool:
         self._world.trip("record_started", "before")
+        self._world.running.set()
         self._world.trip("record_started", "after")
         return True
 
@@ -146,8 +160,14 @@ def _search_attributes() -> AddSearchAttributesRequest:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def live(temporal: WorkflowEnvironment, world: World, *signals: tuple[str, object], max_attempts: int = 3) -> str:
-    """Runs a whole life: assigned at once, then the signals; a number is the exit code of its kernel."""
+async def live(
+    temporal: WorkflowEnvironment,
+    world: World,
+    *signals: tuple[str, object],
+    after: asyncio.Event | None = None,
+    max_attempts: int = 3,
+) -> str:
+    """Runs a whole life: assigned at once, then (`after` that) the signals; a number is the exit code of its kernel."""
     session_id, agent_id = new_id(), f"n-{new_id()[:8]}"
     kernel_id = f"k-{session_id}"
     client, kernel = temporal.client, registered(KernelActivities, FakeNode(world))
@@ -169,6 +189,8 @@ async def live(temporal: WorkflowEnvironment, world: World, *signals: tuple[str,
         )
         spec = KernelSpec(session_id, kernel_id, 0, agent_id, "img", ["true"], {}, {"cpu": 1000})
         await handle.signal("assigned", Assignment(0, [spec]))
+        if after is not None:
+            await after.wait()
         for name, message in signals:
             if isinstance(message, int):
                 message = KernelExit(kernel_id, 0, message)
@@ -195,14 +217,28 @@ async def test_a_life_ends_the_same_though_a_step_fails_once(
     assert_nothing_is_left(world)
 
 
+STOP = ("cancel", Cancel("user-requested", "user:ada"))
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_stop_leaves_nothing_though_a_step_fails_once(
     step: str, when: str, temporal: WorkflowEnvironment
 ) -> None:
     world = World(fails=(step, when))
-    status = await live(temporal, world, ("cancel", Cancel("user-requested", "user:ada")))
-    assert status in ("TERMINATED", "CANCELLED")
+    assert await live(temporal, world, STOP, after=world.running) == "TERMINATED"
+    assert world.ending is not None
+    assert world.ending.ending.reason == "user-requested"
+    assert_nothing_is_left(world)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["destroy_kernel", "move_session", "finish_session"])
+async def test_a_stop_during_creation_leaves_nothing_though_a_step_fails_once(
+    step: str, when: str, temporal: WorkflowEnvironment
+) -> None:
+    world = World(fails=(step, when), slow_create=True)
+    assert await live(temporal, world, STOP, after=world.creating) == "TERMINATED"
     assert world.ending is not None
     assert world.ending.ending.reason == "user-requested"
     assert_nothing_is_left(world)
