@@ -42,7 +42,7 @@ def build_runtime(settings: Settings) -> Runtime:
     if settings.agent_runtime != "docker":
         raise InvalidRequest(f"MOORAGE_AGENT_RUNTIME is {settings.agent_runtime!r}; allowed are docker and simulated")
     try:
-        return DockerRuntime(settings.agent_id)
+        return DockerRuntime(settings.agent_id, namespaces=settings.agent_namespaces)
     except DockerException as error:
         raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
 
@@ -110,13 +110,15 @@ async def run(settings: Settings) -> None:
     )
     async with worker:
         speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
+        tending = asyncio.create_task(runtime.tend())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        await asyncio.wait({speaking, waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        speaking.cancel()
+        parts = {speaking, tending, serving}
+        await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, speaking, tending):
+            task.cancel()
     server.should_exit = server.force_exit = True
-    ends = await asyncio.gather(serving, speaking, return_exceptions=True)
+    ends = await asyncio.gather(*parts, return_exceptions=True)
     await runtime.close()
     if not stopped.is_set():
         causes = [repr(end) for end in ends if isinstance(end, Exception)]

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     agent_host: str = Field("127.0.0.1", description="address the data plane listens on")
     agent_port: int = Field(0, description="port the data plane listens on; 0 takes a free one")
     agent_advertised_url: str = Field("", description="data plane address for the API; empty means http://host:port")
+    agent_namespaces: int = Field(
+        2, ge=0, le=64, description="network namespaces kept ready, so that a start is faster; 0 keeps none"
+    )
     agent_log_bytes: int = Field(4 * 1024 * 1024, description="log kept of each session: half head, half tail")
     agent_fence_s: float = Field(20.0, description="without contact for so long, the agent stops its requeue sessions")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -98,6 +99,10 @@ class Runtime(ABC):
     @abstractmethod
     def exits(self) -> AsyncIterator[Exited]:
         """Each end of a container, for ever. What ends while the runtime is away is found by comparing."""
+
+    async def tend(self) -> None:
+        """Upkeep beside the work, until cancelled. A runtime that needs none waits."""
+        await asyncio.Event().wait()
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -26,6 +26,7 @@ from agent_worker.runtimes.contract import (
     Runtime,
     Started,
 )
+from agent_worker.runtimes.namespaces import Namespaces
 from moorage.contracts import names
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM
@@ -49,8 +50,18 @@ def limits(spec: KernelSpec) -> dict[str, Any]:
 
 
 def hardening() -> dict[str, Any]:
-    """No capability, no new privilege, Docker's default seccomp profile, no host network, no host path."""
-    return {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "network_mode": "bridge", "init": True}
+    """No capability, no new privilege, Docker's default seccomp profile, no host path."""
+    return {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "init": True}
+
+
+def network(spec: KernelSpec, namespace: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For the container and for its host configuration: a namespace made ahead, else Docker's bridge; never the host's.
+
+    A container that joins a namespace has that one's host name.
+    """
+    if namespace is not None:
+        return {}, {"network_mode": f"container:{namespace}"}
+    return {"hostname": spec.hostname}, {"network_mode": "bridge"}
 
 
 def labels(spec: KernelSpec) -> dict[str, str]:
@@ -78,7 +89,8 @@ def container_name(kernel_id: str, attempt: int) -> str:
 
 
 class DockerRuntime(Runtime):
-    def __init__(self, agent_id: str) -> None:
+    def __init__(self, agent_id: str, *, namespaces: int = 0) -> None:
+        """`namespaces` are kept ready for the next starts."""
         self._agent_id = agent_id
         self._client = docker.APIClient(version="auto", timeout=120)
         # A quiet log or event stream is no failure: no read timeout.
@@ -86,30 +98,40 @@ class DockerRuntime(Runtime):
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
+        self.namespaces = Namespaces(self._client, agent_id, size=namespaces, call=self._call)
 
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)
         return {CPU: int(info["NCPU"]) * 1000, MEM: max(0, int(info["MemTotal"]) - 512 * 1024**2)}
 
     async def create(self, spec: KernelSpec) -> Started:
-        return await self._call(lambda: self._create(spec))
+        with self.namespaces.take(spec.hostname) as namespace:
+            try:
+                return await self._call(lambda: self._create(spec, namespace))
+            except CreateRefused:
+                if namespace is None:
+                    raise
+            # It may be the namespace that was bad: Docker makes a new one.
+            return await self._call(lambda: self._create(spec, None))
 
-    def _create(self, spec: KernelSpec) -> Started:
+    def _create(self, spec: KernelSpec, namespace: str | None) -> Started:
         name = container_name(spec.kernel_id, spec.attempt)
+        for_container, for_host = network(spec, namespace)
         try:
             container_id = str(
                 self._client.create_container(
                     spec.image,
                     command=spec.command or None,
-                    hostname=spec.hostname,
                     environment=environment(spec),
                     labels=labels(spec),
                     name=name,
                     host_config=self._client.create_host_config(
                         **limits(spec),
                         **hardening(),
+                        **for_host,
                         log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
                     ),
+                    **for_container,
                 )["Id"]
             )
         except ImageNotFound as error:
@@ -161,8 +183,10 @@ class DockerRuntime(Runtime):
                 return _exit(container.kernel_id, container.attempt, state)
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
 
-        threads = self._stops if grace_s > 0 else self._threads
-        return await asyncio.get_running_loop().run_in_executor(threads, stop)
+        if grace_s > 0:
+            return await asyncio.get_running_loop().run_in_executor(self._stops, stop)
+        with self.namespaces.busy():
+            return await self._call(stop)
 
     async def remove(self, container: ContainerSeen) -> None:
         def remove() -> None:
@@ -181,7 +205,8 @@ class DockerRuntime(Runtime):
                 self._closing.wait(0.05)
             raise TimeoutError(f"container {container.container_id[:12]} is still there after 20 s")
 
-        await self._call(remove)
+        with self.namespaces.busy():
+            await self._call(remove)
 
     async def containers(self) -> list[ContainerSeen]:
         return await self._call(lambda: self._list({}))
@@ -266,7 +291,12 @@ class DockerRuntime(Runtime):
         except NotFound:
             return {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0)), "OOMKilled": False}
 
+    async def tend(self) -> None:
+        await self.namespaces.tend()
+
     async def close(self) -> None:
+        with suppress(DockerException, requests.RequestException, OSError):
+            await self.namespaces.close()
         self._closing.set()
         for threads in (self._threads, self._stops):
             threads.shutdown(wait=False, cancel_futures=True)

@@ -20,6 +20,8 @@ LABEL_SESSION = "moorage.session"
 LABEL_KERNEL = "moorage.kernel"
 LABEL_ATTEMPT = "moorage.attempt"
 LABEL_ON_NODE_LOSS = "moorage.on-node-loss"
+# A container that only holds a network namespace for a session's; its value is the agent.
+LABEL_NAMESPACE = "moorage.namespace"
 
 
 def agent_queue(agent_id: str) -> str:
