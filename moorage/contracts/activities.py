@@ -69,6 +69,15 @@ class NodeLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempt:
+    """Signal `preempt`: this attempt gives its room up. `requeue` puts the session back into the queue."""
+
+    attempt: int
+    requeue: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class CreatedKernel:
     """A started container. `exit` is set when it had already ended by the time that it was looked at."""
 
@@ -169,24 +178,26 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Record the end. `fenced` keeps the allocation on a lost node until the node proves its containers gone."""
+    """Record the end. What the session holds on `fenced_agents` (lost ones) is kept until they prove it gone."""
 
     session_id: str
     ending: Ending
     actor: str
-    fenced: bool = False
+    fenced: bool = False  # everywhere
+    fenced_agents: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """Back to PENDING with the next attempt, the failed node last in line."""
+    """Back to PENDING with the next attempt, the failed node (if one is named) last in line."""
 
     session_id: str
     attempt: int
     reason: str
     message: str
     avoid_agent: str
-    fenced: bool = False
+    fenced: bool = False  # everywhere
+    fenced_agents: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +252,7 @@ class AgentReport:
     agent_id: str
     incarnation: str
     containers: list[ContainerSeen]
+    images: list[str] = field(default_factory=list)
 
 
 class AgentActivities(ABC):
@@ -264,6 +276,11 @@ class AgentActivities(ABC):
     async def mark_agent_lost(self, agent_id: str) -> int:
         """The node's row is LOST and each session on it was told `node_lost`. Returns how many were told."""
 
+    @activity.defn
+    @abstractmethod
+    async def drain_agent(self, agent_id: str) -> int:
+        """The node takes nothing new, and sessions that may move were told to. Returns how many still hold room."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerInput:
@@ -277,7 +294,10 @@ class MaintenanceActivities(ABC):
     @activity.defn
     @abstractmethod
     async def reap(self) -> int:
-        """Rows that are not terminal have a workflow. Returns how many workflows were started."""
+        """Rows that are not terminal have a workflow, each resource group has a scheduler, old passes are forgotten.
+
+        Returns how many sessions' workflows were started.
+        """
 
 
 def registered(contract: type, implementation: object) -> list[Callable[..., Any]]:

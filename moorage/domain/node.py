@@ -26,8 +26,23 @@ class ContainerSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator of a node, or one slice of it. `total` is 1, or 100 where it is given out in shares."""
+
+    device_id: str
+    slot: str
+    total: int = 1
+    numa: int | None = None
+    model: str = ""
+    healthy: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class AgentInfo:
-    """What an agent says of itself when it registers. `slots` is the capacity it offers, in base units."""
+    """What an agent says of itself when it registers. `slots` is the capacity it offers, in base units.
+
+    For slots that are given out device by device, `slots` holds the sum and `devices` names each.
+    """
 
     agent_id: str
     resource_group: str
@@ -40,3 +55,5 @@ class AgentInfo:
     incarnation: str  # new at each start of the agent's process
     containers: list[ContainerSeen] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    devices: list[Device] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Slots: what a node has and a session asks for, as whole numbers of a base unit.
 
-`cpu` counts millicores, `mem` bytes; every other slot counts whole devices. Whole numbers add up without rounding,
-fit a database column, and survive JSON.
+`cpu` counts millicores, `mem` bytes, a slot that ends in `.shares` hundredths of a device; every other slot counts whole
+devices or slices. Whole numbers add up without rounding, fit a database column, and survive JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ CPU = "cpu"
 MEM = "mem"
 Slots = dict[str, int]
 
+SHARES_OF_A_DEVICE = 100  # the quantum is 0.01
 MINIMUM = {CPU: 10, MEM: 6 * 1024**2}  # Docker refuses less than 6 MiB; 10 millicores is its smallest useful quota.
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtpe]?)(?:i?b)?", re.IGNORECASE)
@@ -43,6 +44,23 @@ def parse_cpu(text: str | float) -> int:
     return _bounded("cpu", text, cores * 1000)
 
 
+def is_shares(name: str) -> bool:
+    return name.endswith(".shares")
+
+
+def parse_shares(name: str, text: str | float) -> int:
+    """Hundredths of a device in `0.5` or `2`; anything finer is refused."""
+    try:
+        hundredths = round(float(text) * SHARES_OF_A_DEVICE, 6)
+    except (ValueError, OverflowError):
+        hundredths = -1.0
+    if isinstance(text, bool) or not 0 <= hundredths <= _LARGEST:
+        raise _malformed(name, text, "a number of devices in steps of 0.01, such as 0.5")
+    if hundredths != int(hundredths):
+        raise _malformed(name, text, "a multiple of the quantum 0.01")
+    return int(hundredths)
+
+
 def parse_slots(request: Mapping[str, str | int | float]) -> Slots:
     """The slots a person wrote, in base units. Unknown units and negative amounts are refused with what is allowed."""
     slots: Slots = {}
@@ -51,6 +69,8 @@ def parse_slots(request: Mapping[str, str | int | float]) -> Slots:
             slots[name] = parse_cpu(text)
         elif name == MEM:
             slots[name] = parse_size(text)
+        elif is_shares(name):
+            slots[name] = parse_shares(name, text)
         elif isinstance(text, bool) or not str(text).isdecimal():
             raise _malformed(name, text, "a whole number of devices")
         else:
@@ -59,12 +79,12 @@ def parse_slots(request: Mapping[str, str | int | float]) -> Slots:
 
 
 def format_slot(name: str, amount: int) -> str:
-    """`1.5` for 1500 millicores, `256 MiB` for bytes, the plain number for devices."""
+    """`1.5` for 1500 millicores, `256 MiB` for bytes, `0.5` for 50 shares, the plain number for devices."""
     if name == CPU:
         return f"{amount / 1000:g}"
     if name == MEM:
         return _format_bytes(amount)
-    return str(amount)
+    return f"{amount / SHARES_OF_A_DEVICE:g}" if is_shares(name) else str(amount)
 
 
 def format_slots(slots: Mapping[str, int]) -> str:

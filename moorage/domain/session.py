@@ -59,6 +59,13 @@ class NodeLossPolicy(StrEnum):
     REQUEUE = "requeue"
 
 
+class DependencyPolicy(StrEnum):
+    """What becomes of a session when one that it waits for fails: it is cancelled, or runs all the same."""
+
+    CANCEL = "cancel"
+    RUN = "run"
+
+
 class Reason(StrEnum):
     """Why a session moved. The first reason of an end is kept for ever."""
 
@@ -98,6 +105,10 @@ class KernelSpec:
     hostname: str = "main1"
     on_node_loss: str = NodeLossPolicy.FAIL
     pids_limit: int = 1024
+    role: str = "main"
+    index: int = 1  # within its role
+    cluster: list[str] = field(default_factory=list)  # host names of all kernels of a gang, main first
+    devices: dict[str, int] = field(default_factory=dict)  # device id → amount
 
 
 @dataclass(frozen=True, slots=True)
