@@ -12,7 +12,7 @@ from moorage.db.sessions import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
-from moorage.domain.session import NodeLossPolicy, SessionType
+from moorage.domain.session import IDLE, NodeLossPolicy, SessionType
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENV_BYTES = 64 * 1024
@@ -83,12 +83,11 @@ class CreateSession(BaseModel):
         size = sum(len(name) + len(value) for name, value in self.env.items())
         if size > _ENV_BYTES:
             raise InvalidRequest(f"env: {size} bytes; at most {_ENV_BYTES} are allowed", data={"field": "env"})
-        idle = ["tail", "-f", "/dev/null"]
         return NewSession(
             name=checked_session_name(self.name) if self.name is not None else _name_for(self.image),
             image=self.image,
             type=self.type,
-            command=self.command or idle,
+            command=self.command or list(IDLE),
             env=self.env,
             slots=_slots(self.resources),
             priority=self.priority,
