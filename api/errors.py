@@ -14,7 +14,7 @@ from moorage import log
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 
 _CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
-_AWAY = (DBAPIError, asyncpg.PostgresConnectionError, RPCError, OSError)
+_AWAY = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, OSError)
 
 _log = log.get("api")
 
@@ -54,7 +54,7 @@ def install(app: FastAPI) -> None:
 
     async def away(request: Request, error: Exception) -> JSONResponse:
         _log.warning("a part is away", path=request.url.path, error=f"{type(error).__name__}: {error}"[:300])
-        if isinstance(error, DBAPIError) and not error.connection_invalidated and not _is_away(error):
+        if isinstance(error, (DBAPIError, asyncpg.PostgresError)) and not _is_away(error):
             return problem(MoorageError("the request could not be carried out; the log of the API says why"))
         return problem(Unavailable("a part of the system is away for a moment; try again"))
 
@@ -67,6 +67,8 @@ def install(app: FastAPI) -> None:
         return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
 
 
-def _is_away(error: DBAPIError) -> bool:
-    state = str(getattr(error.orig, "sqlstate", "") or "")
+def _is_away(error: DBAPIError | asyncpg.PostgresError) -> bool:
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    state = str(getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", "") or "")
     return state.startswith(("08", "57")) or state in ("", "53300")

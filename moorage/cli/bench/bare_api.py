@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from moorage.db.sessions import FIND_ALL, LIST_ALL_LIVE
+from moorage.db.sessions import find_query, page_query
 
 
 def build(database_url: str, link: str, user_id: str) -> FastAPI:
@@ -29,12 +29,12 @@ def build(database_url: str, link: str, user_id: str) -> FastAPI:
 
     @app.get("/session/{ref}")
     async def show(ref: str) -> JSONResponse:
-        row = await app.state.pool.fetchrow(FIND_ALL, ref, ref, user_id)
+        row = await app.state.pool.fetchrow(find_query(ref, everyones=True), ref, ref, user_id)
         return JSONResponse(_shown(row, link))
 
     @app.get("/session")
     async def index(limit: int = 20, offset: int = 0) -> JSONResponse:
-        rows = await app.state.pool.fetch(LIST_ALL_LIVE, limit, offset)
+        rows = await app.state.pool.fetch(page_query(), limit, offset)
         total = rows[0]["total"] if rows else 0
         items = [_shown(row, link) for row in rows]
         return JSONResponse({"items": items, "total": total, "limit": limit, "offset": offset})

@@ -70,14 +70,17 @@ def process(
         preexec_fn=tied_to(os.getpid(), signal.SIGTERM),
     )
     try:
-        with child:
-            yield child
-            child.terminate()
-            child.wait(_STOP_S)
+        yield child
     finally:
-        if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def first_word(child: subprocess.Popen[str]) -> str:
