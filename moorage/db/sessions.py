@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage.db.engine import reading
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unsatisfiable
@@ -116,30 +117,15 @@ _INSERT = (
 
 
 async def by_id(engine: AsyncEngine, session_id: str) -> Mapping[str, Any] | None:
-    async with engine.connect() as connection:
-        rows = await connection.execute(text(f"SELECT {_COLUMNS}{_FROM} WHERE s.id = :id"), {"id": session_id})
-        row = rows.mappings().first()
-        return None if row is None else dict(row)
+    async with reading(engine) as connection:
+        record = await connection.fetchrow(f"SELECT {_COLUMNS}{_FROM} WHERE s.id = $1", session_id)
+    return None if record is None else dict(record)
 
 
 async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, Any]:
     """By id, else live name, else newest ended one of that name, else unambiguous id prefix; of what `who` may see."""
-    own = "" if who.sees_all else " AND s.user_id = :user"
-    if _UUID.fullmatch(ref):
-        where = "s.id = :ref"
-    elif _PREFIX.fullmatch(ref):
-        where = "(s.name = :ref OR s.id::text LIKE :ref || '%')"
-    else:
-        where = "s.name = :ref"
-    order = f" ORDER BY (s.name = :text) DESC, ({_LIVE}) DESC, (s.user_id = :user) DESC, s.created_at DESC LIMIT 6"
-    async with engine.connect() as connection:
-        rows = (
-            await connection.execute(
-                text(f"SELECT {_COLUMNS}{_FROM} WHERE {where}{own}{order}"),
-                {"ref": ref, "text": ref, "user": who.user_id},
-            )
-        ).mappings()
-        found = rows.all()
+    async with reading(engine) as connection:
+        found = await connection.fetch(find_query(ref, everyones=who.sees_all), ref, ref, who.user_id)
     if not found:
         raise NotFound(f"no session {ref[:80]!r}", hint="moor ps -a lists yours")
     if found[0]["name"] != ref and len(found) > 1:
@@ -150,6 +136,19 @@ async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, An
             data={"matches": matches},
         )
     return dict(found[0])
+
+
+def find_query(ref: str, *, everyones: bool) -> str:
+    """Values: what is looked for, the same as text, the user's id."""
+    if _UUID.fullmatch(ref):
+        where = "s.id = $1"
+    elif _PREFIX.fullmatch(ref):
+        where = "(s.name = $1 OR s.id::text LIKE $1 || '%')"
+    else:
+        where = "s.name = $1"
+    own = "" if everyones else " AND s.user_id = $3"
+    order = f" ORDER BY (s.name = $2) DESC, ({_LIVE}) DESC, (s.user_id = $3) DESC, s.created_at DESC LIMIT 6"
+    return f"SELECT {_COLUMNS}{_FROM} WHERE {where}{own}{order}"
 
 
 async def page(
@@ -163,30 +162,40 @@ async def page(
     offset: int,
 ) -> tuple[list[Mapping[str, Any]], int]:
     """(newest first, how many there are in all)."""
-    conditions = ["true"]
+    conditions: list[str] = []
+    values: list[Any] = []
     if not who.sees_all:
-        conditions.append("s.user_id = :user")
+        values.append(who.user_id)
+        conditions.append(f"s.user_id = ${len(values)}")
     if statuses:
-        conditions.append("s.status = ANY(:statuses)")
+        values.append(list(statuses))
+        conditions.append(f"s.status = ANY(${len(values)})")
     elif not include_ended:
         conditions.append(_LIVE)
     if name:
-        conditions.append("s.name = :name")
-    values: dict[str, Any] = {"limit": limit, "offset": offset}
-    values |= {"user": who.user_id} if not who.sees_all else {}
-    values |= {"statuses": list(statuses)} if statuses else {}
-    values |= {"name": name} if name else {}
-    where = " AND ".join(conditions)
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                f"SELECT {_COLUMNS}{_FROM} WHERE {where} ORDER BY s.created_at DESC, s.id LIMIT :limit OFFSET :offset"
-            ),
-            values,
-        )
-        items: list[Mapping[str, Any]] = [dict(row) for row in rows.mappings()]
-        counted = await connection.execute(text(f"SELECT count(*) FROM sessions s WHERE {where}"), values)
-        return items, int(counted.scalar_one())
+        values.append(name)
+        conditions.append(f"s.name = ${len(values)}")
+    where = " AND ".join(conditions) or "true"
+    async with reading(engine) as connection:
+        found = await connection.fetch(page_query(where, len(values)), *values, limit, offset)
+        if found or not offset:
+            total = found[0]["total"] if found else 0
+        else:  # behind the last page
+            total = await connection.fetchval(f"SELECT count(*) FROM sessions s WHERE {where}", *values)
+    rows: list[Mapping[str, Any]] = []
+    for record in found:
+        row = dict(record)
+        del row["total"]
+        rows.append(row)
+    return rows, int(total)
+
+
+def page_query(where: str = _LIVE, values: int = 0) -> str:
+    """Values: those of the condition, limit, offset. Each row has `total`, the number of rows on all pages."""
+    return (
+        f"SELECT {_COLUMNS}, (SELECT count(*) FROM sessions s WHERE {where}) AS total{_FROM} WHERE {where}"
+        f" ORDER BY s.created_at DESC, s.id LIMIT ${values + 1} OFFSET ${values + 2}"
+    )
 
 
 async def events(engine: AsyncEngine, session_id: str) -> list[Mapping[str, Any]]:
