@@ -16,14 +16,21 @@ GIB = 1024**3
 
 
 def an_agent(
-    agent_id: str = "n1", *, cpu: int = 4000, mem: int = 8 * GIB, containers: list[ContainerSeen] | None = None
+    agent_id: str = "n1",
+    *,
+    cpu: int = 4000,
+    mem: int = 8 * GIB,
+    containers: list[ContainerSeen] | None = None,
+    resource_group: str = "default",
+    architecture: str = "x86_64",
+    slots: dict[str, int] | None = None,
 ) -> AgentInfo:
     return AgentInfo(
         agent_id,
-        "default",
-        {"cpu": cpu, "mem": mem},
+        resource_group,
+        {"cpu": cpu, "mem": mem, **(slots or {})},
         "http://127.0.0.1:1",
-        "x86_64",
+        architecture,
         "simulated",
         "host",
         "0",
