@@ -9,14 +9,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from moorage.plugins import load_orders, load_selectors
 from moorage.scheduler.simulate import expected_start
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from moorage import log
+from moorage import log, plugins
 from moorage.contracts.activities import Assignment, Cancel, Preempt, SchedulerInput
 from moorage.db import groups, ledger, passes
 from moorage.db.engine import CONNECTION_LOST, listening
@@ -49,8 +48,8 @@ class Scheduling:
         self._client = client
         self._seal = seal
         self._signals = asyncio.Semaphore(_SIGNALS_AT_ONCE)
-        self._orders = load_orders()
-        self._selectors = load_selectors()
+        self._orders = plugins.orders()
+        self._selectors = plugins.selectors()
 
     def activities(self) -> list[Callable[[SchedulerInput], Coroutine[Any, Any, str]]]:
         """One registered activity for each order that exists."""

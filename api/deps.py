@@ -14,7 +14,7 @@ from api.auth import Authentication
 from api.changes import Changes
 from api.lives import Lives
 from moorage.db.tenancy import Principal
-from moorage.domain.errors import Unauthenticated
+from moorage.domain.errors import Forbidden, Unauthenticated
 from moorage.seal import Seal
 from moorage.settings import Settings
 
@@ -56,5 +56,14 @@ async def who(request: Request) -> Principal:
     return found
 
 
+def admin(request: Request) -> Principal:
+    """Like `who`, for what only superadmins may do."""
+    found = who(request)
+    if not found.sees_all:
+        raise Forbidden(f"only superadmins may do this; {found.email} is a {found.role}")
+    return found
+
+
 Who = Annotated[Principal, Depends(who)]
+Admin = Annotated[Principal, Depends(admin)]
 With = Annotated[Parts, Depends(parts)]

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
+from moorage.contracts import names
 from moorage.contracts.activities import Cancel
-from moorage.session_start import session_input, start_session
+from moorage.session_start import session_input, start_scheduler, start_session
 
 
 class Lives(Protocol):
@@ -18,6 +20,14 @@ class Lives(Protocol):
 
     async def cancel(self, row: Mapping[str, Any], cancel: Cancel) -> bool:
         """The session's workflow was told; it is started first if it doesn't run yet. False if it is over."""
+        ...
+
+    async def schedule(self, group: str, policy: str) -> None:
+        """The resource group has a scheduler."""
+        ...
+
+    async def drain(self, agent_id: str) -> bool:
+        """The node's workflow was told to empty the node. False if there is none."""
         ...
 
     async def is_reachable(self) -> bool: ...
@@ -32,6 +42,18 @@ class TemporalLives:
 
     async def cancel(self, row: Mapping[str, Any], cancel: Cancel) -> bool:
         return await start_session(self._client, session_input(row), signal=("cancel", [cancel]))
+
+    async def schedule(self, group: str, policy: str) -> None:
+        await start_scheduler(self._client, group, policy)
+
+    async def drain(self, agent_id: str) -> bool:
+        try:
+            await self._client.get_workflow_handle(names.agent_workflow(agent_id)).signal("drain")
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
 
     async def is_reachable(self) -> bool:
         try:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from moorage.db.sessions import NewSession
+from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
-from moorage.domain.session import IDLE, NodeLossPolicy, SessionType
+from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, SessionType
+from moorage.scheduler.snapshot import ClusterMode
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENV_BYTES = 64 * 1024
-_KNOWN_SLOTS = ("cpu", "mem")
-_LONGEST_S = 365 * 86400.0
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_S = 365 * 86400.0
 
 
 def _storable(text: str) -> str:
@@ -27,14 +30,14 @@ def _storable(text: str) -> str:
     return text
 
 
-_Text = Annotated[str, AfterValidator(_storable)]
-_Seconds = Annotated[float, Field(ge=0, le=_LONGEST_S)]
+Text = Annotated[str, AfterValidator(_storable)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 
 
 class Login(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    email: _Text = Field(max_length=254)
-    password: _Text = Field(max_length=1024)
+    email: Text = Field(max_length=254)
+    password: Text = Field(max_length=1024)
 
 
 class CreateSession(BaseModel):
@@ -54,18 +57,27 @@ class CreateSession(BaseModel):
         },
     )
     image: str = Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")
-    name: _Text | None = None
+    name: Text | None = None
     type: SessionType = SessionType.INTERACTIVE
-    command: list[_Text] = Field(default_factory=list, max_length=1024)
-    env: dict[_Text, _Text] = Field(default_factory=dict)
-    resources: dict[_Text, _Text | int | float] = Field(default_factory=dict, description="cpu in cores, mem as 256m")
+    command: list[Text] = Field(default_factory=list, max_length=1024)
+    env: dict[Text, Text] = Field(default_factory=dict)
+    resources: dict[Text, Text | int | float] = Field(default_factory=dict, description="cpu in cores, mem as 256m")
     priority: int = Field(default=10, ge=0, le=100)
-    resource_group: _Text = "default"
+    resource_group: Text = "default"
     on_node_loss: NodeLossPolicy = NodeLossPolicy.FAIL
-    pending_timeout_s: _Seconds = 0
-    lifetime_s: _Seconds = 0
-    batch_timeout_s: _Seconds = 0
+    pending_timeout_s: Seconds | None = Field(default=None, description="0 is none; left out, the group decides")
+    lifetime_s: Seconds = 0
+    batch_timeout_s: Seconds = 0
     grace_s: float = Field(default=10, ge=0, le=3600)
+    cluster_size: int = Field(default=1, ge=1, le=4096, description="kernels; each gets `resources`")
+    cluster_mode: ClusterMode = ClusterMode.SINGLE_NODE
+    not_before: Text | None = Field(default=None, description="an ISO time, or from now on as 90s, 10m, 2h or 1d")
+    dependencies: list[Text] = Field(default_factory=list, max_length=64, description="ids or names of own sessions")
+    on_dependency_failure: DependencyPolicy = DependencyPolicy.CANCEL
+    architecture: Literal["x86_64", "aarch64"] | None = None
+    agents: list[Text] = Field(default_factory=list, max_length=64, description="the only nodes; superadmins")
+    preemptible: bool = True
+    job_priority: int = Field(default=0, ge=-1_000_000, le=1_000_000, description="who may preempt whom")
 
     @model_validator(mode="after")
     def _batch_has_a_command(self) -> CreateSession:
@@ -83,6 +95,12 @@ class CreateSession(BaseModel):
         size = sum(len(name) + len(value) for name, value in self.env.items())
         if size > _ENV_BYTES:
             raise InvalidRequest(f"env: {size} bytes; at most {_ENV_BYTES} are allowed", data={"field": "env"})
+        if 0 < self.lifetime_s < self.batch_timeout_s:
+            raise InvalidRequest(
+                f"batch_timeout_s {self.batch_timeout_s:g} is longer than lifetime_s {self.lifetime_s:g}",
+                code="contradicting-times",
+                data={"field": "batch_timeout_s"},
+            )
         return NewSession(
             name=checked_session_name(self.name) if self.name is not None else _name_for(self.image),
             image=self.image,
@@ -97,6 +115,15 @@ class CreateSession(BaseModel):
             lifetime_s=self.lifetime_s,
             batch_timeout_s=self.batch_timeout_s,
             grace_s=self.grace_s,
+            cluster_size=self.cluster_size,
+            cluster_mode=self.cluster_mode,
+            not_before=parse_not_before(self.not_before) if self.not_before is not None else None,
+            dependencies=self.dependencies,
+            on_dependency_failure=self.on_dependency_failure,
+            architecture=self.architecture or "",
+            agents=self.agents,
+            preemptible=self.preemptible,
+            job_priority=self.job_priority,
             idempotency_key=idempotency_key,
             idempotency_hash=idempotency_hash,
         )
@@ -104,16 +131,11 @@ class CreateSession(BaseModel):
 
 class Exec(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    command: list[_Text] = Field(min_length=1, max_length=1024)
+    command: list[Text] = Field(min_length=1, max_length=1024)
     timeout_s: float = Field(default=60, gt=0, le=3600)
 
 
 def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
-    unknown = sorted(set(resources) - set(_KNOWN_SLOTS))
-    if unknown:
-        raise InvalidRequest(
-            f"unknown resource {', '.join(unknown)[:200]}; allowed are {', '.join(_KNOWN_SLOTS)}", code="unknown-slot"
-        )
     slots = parse_slots({"cpu": "1", "mem": "256m", **resources})
     for name, least in MINIMUM.items():
         if slots[name] < least:
@@ -121,7 +143,31 @@ def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
                 f"{name} {resources.get(name)!r} is less than the least allowed, {format_slot(name, least)}",
                 code="malformed-size",
             )
+    for name in slots:
+        kind, _, unit = name.rpartition(".")
+        if unit == "shares" and slots[name] and slots.get(f"{kind}.device"):
+            raise InvalidRequest(
+                f"{kind}.device and {name} exclude each other; ask for whole devices or for shares",
+                code="exclusive-slots",
+            )
     return slots
+
+
+def parse_not_before(words: str) -> datetime:
+    """An ISO time (UTC unless it says otherwise), or a span from now on."""
+    span = _SPAN.fullmatch(words.strip())
+    try:
+        if span is not None:
+            return datetime.now(UTC) + timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+        moment = datetime.fromisoformat(words.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            f"not_before {words[:80]!r} is no time; allowed is an ISO time such as 2030-01-31T08:00:00Z,"
+            " or a span such as 90s, 10m, 2h or 1d",
+            code="malformed-time",
+            data={"field": "not_before"},
+        ) from None
 
 
 def _name_for(image: str) -> str:

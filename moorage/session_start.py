@@ -1,4 +1,4 @@
-"""How a session's workflow is started: the same by the API, the scheduler and the reaper."""
+"""How workflows are started: the same by the API, the workers, the scheduler and the reaper."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from moorage.contracts import names
-from moorage.contracts.activities import SessionInput
+from moorage.contracts.activities import SchedulerInput, SessionInput
 
 # A signal breaks the delay: a session that is placed at once then needs one workflow task less.
 _FIRST_TASK_DELAY = timedelta(seconds=2)
@@ -65,3 +70,16 @@ async def start_session(
     except WorkflowAlreadyStartedError:
         return False
     return True
+
+
+async def start_scheduler(client: Client, group: str, policy: str) -> None:
+    """The resource group has its scheduler. Idempotent: one that runs already goes on."""
+    await client.start_workflow(
+        "SchedulerWorkflow",
+        SchedulerInput(group, policy),
+        id=names.scheduler_workflow(group),
+        task_queue=names.CONTROL_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        static_summary=f"scheduler of resource group {group}",
+        search_attributes=TypedSearchAttributes([SearchAttributePair(names.RESOURCE_GROUP, group)]),
+    )

@@ -21,7 +21,6 @@ from temporalio.client import (
     SchedulePolicy,
     ScheduleSpec,
 )
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
@@ -35,7 +34,6 @@ from moorage.contracts import names
 from moorage.contracts.activities import (
     AgentActivities,
     MaintenanceActivities,
-    SchedulerInput,
     SessionActivities,
     registered,
 )
@@ -43,6 +41,7 @@ from moorage.db.engine import connect as connect_database
 from moorage.db.engine import migrate
 from moorage.domain.errors import MoorageError
 from moorage.seal import Seal
+from moorage.session_start import start_scheduler
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect, workflow_runner
 from workflows.agent import AgentWorkflow
@@ -79,17 +78,11 @@ def build_worker(settings: Settings, client: Client, engine: AsyncEngine) -> Wor
 async def start_permanent_workflows(client: Client, engine: AsyncEngine) -> None:
     """A scheduler for each resource group and the reaper's schedule are there. Idempotent."""
     async with engine.connect() as connection:
-        groups = (await connection.execute(text("SELECT name, policy FROM resource_groups"))).all()
+        groups = (
+            await connection.execute(text("SELECT name, policy FROM resource_groups WHERE removed_at IS NULL"))
+        ).all()
     for group in groups:
-        await client.start_workflow(
-            "SchedulerWorkflow",
-            SchedulerInput(group.name, group.policy),
-            id=names.scheduler_workflow(group.name),
-            task_queue=names.CONTROL_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary=f"scheduler of resource group {group.name}",
-            search_attributes=TypedSearchAttributes([SearchAttributePair(names.RESOURCE_GROUP, group.name)]),
-        )
+        await start_scheduler(client, group.name, group.policy)
     try:
         await client.create_schedule(
             "reaper",

@@ -34,20 +34,6 @@ async def resource(who: Who, parts: With) -> Response:
     return JSONResponse(await sessions.cluster(parts.engine))
 
 
-@router.get("/agent", summary="The nodes", tags=["cluster"])
-async def agents(who: Who, parts: With) -> Response:
-    """Their data plane addresses are shown to superadmins only."""
-    items = [
-        {
-            **{key: value for key, value in agent.items() if key != "status_changed"},
-            "address": agent["address"] if who.sees_all else None,
-            "last_seen": agent["status_changed"].isoformat(),
-        }
-        for agent in await sessions.agents(parts.engine)
-    ]
-    return JSONResponse({"items": items})
-
-
 @router.get("/health/live", summary="This process works", tags=["system"])
 async def live() -> dict[str, str]:
     return {"status": "ok"}

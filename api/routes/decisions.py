@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from api import what_if
-from api.deps import Admin, Parts, Who, With
+from api.deps import Admin, Who, With
 from api.schemas import CreateSession
 from api.what_if import WhatIf
 from moorage.db import groups, passes, sessions
-from moorage.db.snapshots import read_snapshot
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import SessionStatus
-from moorage.plugins import load_orders, order_names
-from moorage.scheduler.explain import Explanation, explain
+from moorage.plugins import order_names
 from moorage.scheduler.planner import Planner
-from moorage.scheduler.simulate import expected_start, replay
-from moorage.scheduler.snapshot import Policy, Snapshot
 
 router = APIRouter(tags=["decisions"])
 _SHOWN = 1000
@@ -50,9 +44,7 @@ async def why(ref: str, who: Who, parts: With) -> Response:
 
 
 @router.get("/resource-group/{name}/queue", summary="Who waits, in order")
-async def queue(
-    name: str, who: Who, parts: With, limit: Annotated[int, Query(ge=1, le=_SHOWN)] = 100
-) -> Response:
+async def queue(name: str, who: Who, parts: With, limit: Annotated[int, Query(ge=1, le=_SHOWN)] = 100) -> Response:
     """The order of this moment. Sessions of others are counted and not named, but for superadmins."""
     row = await groups.get(parts.engine, name)
     if not groups.may_use(row, who):

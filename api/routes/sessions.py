@@ -21,7 +21,7 @@ from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import Cancel
 from moorage.contracts.dataplane import issue_token
-from moorage.db import sessions
+from moorage.db import sessions, submit
 from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from moorage.domain.session import TERMINAL, Reason, SessionStatus
@@ -43,7 +43,7 @@ async def create(
         raise InvalidRequest(f"Idempotency-Key has {len(idempotency_key)} characters; 1 to {_KEY_LENGTH} are allowed")
     digest = hashlib.sha256(wish.model_dump_json().encode()).hexdigest() if idempotency_key else None
     new = wish.checked(idempotency_key=idempotency_key, idempotency_hash=digest)
-    row, made = await sessions.insert(parts.engine, parts.seal, who, new)
+    row, made = await submit.insert(parts.engine, parts.seal, who, new)
     if made:
         _begin(parts, row)
     return JSONResponse(shown(row, parts), 201)
@@ -157,7 +157,7 @@ def shown(row: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     return plain
 
 
-_MOMENTS = ("created_at", "status_changed", "started_at", "terminated_at")
+_MOMENTS = ("created_at", "status_changed", "started_at", "terminated_at", "not_before")
 
 
 def _begin(parts: Parts, row: Mapping[str, Any]) -> None:

@@ -128,7 +128,9 @@ def _read(file: Path) -> Any:
 def _expected(expected: Json | None) -> str:
     if expected is None or expected["p50_s"] is None:
         return "not known: in no simulated future does it start"
-    return f"in {show.duration(expected['p50_s'])} (half of the futures), {show.duration(expected['p90_s'])} (nine of ten)"
+    return (
+        f"in {show.duration(expected['p50_s'])} (half of the futures), {show.duration(expected['p90_s'])} (nine of ten)"
+    )
 
 
 def _past(error: Json) -> str:

@@ -1,31 +1,34 @@
-"""Sessions as people see them: a new one's row, and every read."""
+"""Sessions as people see them: every read."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import reading
-from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.tenancy import Principal
-from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unsatisfiable
-from moorage.domain.ids import new_id
-from moorage.domain.resources import format_slots
-from moorage.seal import Seal
+from moorage.domain.errors import Conflict, NotFound
 
 _COLUMNS = (
     "s.id, s.name, s.status, CASE WHEN s.status = 'PENDING' AND s.waiting_because <> '' THEN s.waiting_because"
     " ELSE s.status_info END AS status_info, s.result, s.exit_code, s.reason, s.image, s.type, s.command,"
     " u.email AS user, p.name AS project, s.domain, s.resource_group, s.agent_id AS agent, s.priority, s.slots,"
     " s.attempt, s.created_at, s.status_changed, s.started_at, s.terminated_at, s.on_node_loss, s.pending_timeout_s,"
-    " s.lifetime_s, s.batch_timeout_s, s.grace_s"
+    " s.lifetime_s, s.batch_timeout_s, s.grace_s, s.access_key, s.cluster_size, s.cluster_mode, s.not_before,"
+    " s.on_dependency_failure, s.architecture, s.designated AS agents, s.preemptible, s.job_priority"
+)
+# Of one session, where it costs no other query: its kernels, main first, and what it waits or waited for.
+_WHOLE = (
+    f"{_COLUMNS}, (SELECT jsonb_agg(jsonb_build_object('role', k.role, 'idx', k.idx, 'agent', k.agent_id, 'container',"
+    " k.container_id) ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
+    " COALESCE((SELECT jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'status', t.status, 'result', t.result)"
+    " ORDER BY t.name, t.id) FROM session_dependencies d JOIN sessions t ON t.id = d.depends_on"
+    " WHERE d.session_id = s.id), '[]') AS dependencies"
 )
 _FROM = " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
 _LIVE = "s.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"
@@ -33,92 +36,9 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _PREFIX = re.compile(r"[0-9a-f-]{4,36}")
 
 
-@dataclass(frozen=True, slots=True)
-class NewSession:
-    """A checked wish. Seconds; slots in base units."""
-
-    name: str
-    image: str
-    type: str
-    command: list[str]
-    env: dict[str, str]
-    slots: dict[str, int]
-    priority: int
-    resource_group: str
-    on_node_loss: str
-    pending_timeout_s: float
-    lifetime_s: float
-    batch_timeout_s: float
-    grace_s: float
-    idempotency_key: str | None = None
-    idempotency_hash: str | None = None
-
-
-async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSession) -> tuple[Mapping[str, Any], bool]:
-    """(row, True) for a new PENDING session, or (row, False) for the one this idempotency key made before."""
-    earlier = await _made_before(engine, who, new)
-    if earlier is not None:
-        return earlier, False
-    await _check_room(engine, new)
-    session_id = new_id()
-    try:
-        async with engine.begin() as connection:
-            await connection.execute(
-                text(_INSERT),
-                {
-                    "id": session_id,
-                    "name": new.name,
-                    "user": who.user_id,
-                    "project": who.project_id,
-                    "domain": who.domain,
-                    "group": new.resource_group,
-                    "type": new.type,
-                    "image": new.image,
-                    "command": new.command,
-                    "env": seal.seal(json.dumps(new.env).encode()) if new.env else None,
-                    "slots": json.dumps(new.slots),
-                    "priority": new.priority,
-                    "on_node_loss": new.on_node_loss,
-                    "pending": new.pending_timeout_s,
-                    "lifetime": new.lifetime_s,
-                    "batch": new.batch_timeout_s,
-                    "grace": new.grace_s,
-                    "key": new.idempotency_key,
-                    "hash": new.idempotency_hash,
-                    "kernel": new_id(),
-                    "actor": f"user:{who.email}",
-                },
-            )
-            await connection.execute(
-                text("SELECT pg_notify(:channel, :group)"), {"channel": SCHEDULER_CHANNEL, "group": new.resource_group}
-            )
-    except IntegrityError as error:
-        again = await _made_before(engine, who, new)
-        if again is not None:
-            return again, False
-        if "one_live_session_of_a_name" in str(error):
-            raise await _name_in_use(engine, who, new.name) from None
-        raise
-    row = await by_id(engine, session_id)
-    assert row is not None
-    return row, True
-
-
-_INSERT = (
-    "WITH s AS (INSERT INTO sessions (id, name, user_id, project_id, domain, resource_group, type, image, command, env,"
-    " slots, priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status, result, attempt,"
-    " idempotency_key, idempotency_hash) VALUES (:id, :name, :user, :project, :domain, :group, :type, :image, :command,"
-    " :env, CAST(:slots AS jsonb), :priority, :on_node_loss, :pending, :lifetime, :batch, :grace, 'PENDING',"
-    " 'UNDEFINED', 0, :key, :hash) RETURNING id),"
-    " k AS (INSERT INTO kernels (id, session_id, role, idx) SELECT :kernel, id, 'main', 1 FROM s)"
-    " INSERT INTO transitions (session_id, seq, to_status, actor, reason, message, attempt)"
-    " SELECT id, 1, 'PENDING', :actor, '', '', 0 FROM s"
-)
-
-
 async def by_id(engine: AsyncEngine, session_id: str) -> Mapping[str, Any] | None:
     async with reading(engine) as connection:
-        record = await connection.fetchrow(f"SELECT {_COLUMNS}{_FROM} WHERE s.id = $1", session_id)
+        record = await connection.fetchrow(f"SELECT {_WHOLE}{_FROM} WHERE s.id = $1", session_id)
     return None if record is None else dict(record)
 
 
@@ -148,7 +68,7 @@ def find_query(ref: str, *, everyones: bool) -> str:
         where = "s.name = $1"
     own = "" if everyones else " AND s.user_id = $3"
     order = f" ORDER BY (s.name = $2) DESC, ({_LIVE}) DESC, (s.user_id = $3) DESC, s.created_at DESC LIMIT 6"
-    return f"SELECT {_COLUMNS}{_FROM} WHERE {where}{own}{order}"
+    return f"SELECT {_WHOLE}{_FROM} WHERE {where}{own}{order}"
 
 
 async def page(
@@ -255,79 +175,3 @@ async def cluster(engine: AsyncEngine) -> dict[str, Any]:
         "agents": {"alive": by_status.get("ALIVE", 0), "lost": by_status.get("LOST", 0)},
         "sessions": {"pending": live.get("PENDING", 0), "running": live.get("RUNNING", 0)},
     }
-
-
-async def agents(engine: AsyncEngine) -> list[dict[str, Any]]:
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                "SELECT a.id, a.status, a.resource_group, a.address, a.architecture, a.runtime, a.status_changed,"
-                " (SELECT jsonb_object_agg(c.slot, jsonb_build_object('capacity', c.offered, 'used', c.used))"
-                "    FROM agent_slots c WHERE c.agent_id = a.id) AS slots,"
-                " (SELECT count(DISTINCT l.session_id) FROM allocations l WHERE l.agent_id = a.id"
-                "    AND l.released_at IS NULL) AS sessions"
-                " FROM agents a ORDER BY a.id"
-            )
-        )
-        return [dict(row) for row in rows.mappings()]
-
-
-async def _made_before(engine: AsyncEngine, who: Principal, new: NewSession) -> Mapping[str, Any] | None:
-    if new.idempotency_key is None:
-        return None
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(f"SELECT {_COLUMNS}, s.idempotency_hash{_FROM} WHERE s.user_id = :user AND s.idempotency_key = :key"),
-            {"user": who.user_id, "key": new.idempotency_key},
-        )
-        row = rows.mappings().first()
-    if row is not None and row["idempotency_hash"] != new.idempotency_hash:
-        raise Conflict(
-            "this Idempotency-Key came with another request before; take a new key", code="idempotency-key-reused"
-        )
-    return None if row is None else dict(row)
-
-
-async def _check_room(engine: AsyncEngine, new: NewSession) -> None:
-    """Refuses what no living node of the group could hold even when it is empty. Without any node it waits."""
-    async with engine.connect() as connection:
-        group = await connection.execute(
-            text("SELECT name FROM resource_groups WHERE name = :name"), {"name": new.resource_group}
-        )
-        if group.first() is None:
-            raise InvalidRequest(
-                f"there is no resource group {new.resource_group[:64]!r}",
-                code="unknown-resource-group",
-                data={"field": "resource_group"},
-            )
-        rows = await connection.execute(
-            text(
-                "SELECT a.id, c.slot, c.offered FROM agents a JOIN agent_slots c ON c.agent_id = a.id"
-                " WHERE a.resource_group = :name AND a.status = 'ALIVE' AND a.schedulable"
-            ),
-            {"name": new.resource_group},
-        )
-        nodes: dict[str, dict[str, int]] = {}
-        for row in rows:
-            nodes.setdefault(row.id, {})[row.slot] = row.offered
-    if nodes and not any(all(have.get(slot, 0) >= n for slot, n in new.slots.items()) for have in nodes.values()):
-        largest = max(nodes.values(), key=lambda have: (have.get("cpu", 0), have.get("mem", 0)))
-        raise Unsatisfiable(
-            f"asked {format_slots(new.slots)}; the largest node has {format_slots(largest)}",
-            hint="ask for less, or add a larger node",
-            data={"asked": new.slots, "largest": largest},
-        )
-
-
-async def _name_in_use(engine: AsyncEngine, who: Principal, name: str) -> Conflict:
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(f"SELECT s.id FROM sessions s WHERE s.user_id = :user AND s.name = :name AND {_LIVE}"),
-            {"user": who.user_id, "name": name},
-        )
-        existing = rows.scalar()
-    return Conflict(
-        f"you have a live session named {name!r}; stop it or take another name",
-        code="session-already-exists",
-        data={"existingSessionId": str(existing) if existing else None},
-    )

@@ -30,13 +30,22 @@ class Principal:
     role: str
     domain: str
     project_id: str
+    project: str = ""
+    access_key: str = ""  # the one used, or the oldest active one after a log-in with a password
 
     @property
     def sees_all(self) -> bool:
         return self.role == "superadmin"
 
 
-_PRINCIPAL = "u.id AS user_id, u.email, u.role, u.domain, u.project_id"
+_PRINCIPAL = (
+    "u.id AS user_id, u.email, u.role, u.domain, u.project_id,"
+    " (SELECT p.name FROM projects p WHERE p.id = u.project_id) AS project"
+)
+_OLDEST_KEY = (
+    "(SELECT o.access_key FROM keypairs o WHERE o.user_id = u.id AND o.is_active"
+    " ORDER BY o.created_at, o.access_key LIMIT 1) AS access_key"
+)
 
 
 async def ensure_admin(database_url: str, payload_keys: str, email: str, password: str) -> tuple[str, str] | None:
@@ -84,7 +93,10 @@ async def by_password(engine: AsyncEngine, email: str, password: str) -> Princip
     """The user, if the password is right. Takes as long for a user that does not exist."""
     async with engine.connect() as connection:
         rows = await connection.execute(
-            text(f"SELECT {_PRINCIPAL}, u.password_hash FROM users u WHERE u.email = :email AND u.is_active"),
+            text(
+                f"SELECT {_PRINCIPAL}, {_OLDEST_KEY}, u.password_hash FROM users u"
+                " WHERE u.email = :email AND u.is_active"
+            ),
             {"email": email},
         )
         row = rows.first()
@@ -100,7 +112,7 @@ async def by_access_key(engine: AsyncEngine, access_key: str) -> tuple[Principal
     async with engine.connect() as connection:
         rows = await connection.execute(
             text(
-                f"SELECT {_PRINCIPAL}, k.secret FROM keypairs k JOIN users u ON u.id = k.user_id"
+                f"SELECT {_PRINCIPAL}, k.access_key, k.secret FROM keypairs k JOIN users u ON u.id = k.user_id"
                 " WHERE k.access_key = :key AND k.is_active AND u.is_active"
             ),
             {"key": access_key},
@@ -112,11 +124,13 @@ async def by_access_key(engine: AsyncEngine, access_key: str) -> tuple[Principal
 async def by_id(engine: AsyncEngine, user_id: str) -> Principal | None:
     async with engine.connect() as connection:
         rows = await connection.execute(
-            text(f"SELECT {_PRINCIPAL} FROM users u WHERE u.id = :id AND u.is_active"), {"id": user_id}
+            text(f"SELECT {_PRINCIPAL}, {_OLDEST_KEY} FROM users u WHERE u.id = :id AND u.is_active"), {"id": user_id}
         )
         row = rows.first()
     return None if row is None else _principal(row)
 
 
 def _principal(row) -> Principal:  # type: ignore[no-untyped-def]
-    return Principal(str(row.user_id), row.email, row.role, row.domain, str(row.project_id))
+    return Principal(
+        str(row.user_id), row.email, row.role, row.domain, str(row.project_id), row.project, row.access_key or ""
+    )

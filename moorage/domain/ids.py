@@ -33,3 +33,13 @@ def checked_agent_id(agent_id: str) -> str:
             code="invalid-name",
         )
     return agent_id
+
+
+def checked_group_name(name: str) -> str:
+    """1–63 letters, digits, `_`, `.` and `-`, beginning with a letter or digit."""
+    if not _AGENT_ID.fullmatch(name):
+        raise InvalidRequest(
+            f"{name[:80]!r} is not a resource group's name; allowed are 1 to 63 letters, digits, '.', '-' and '_'",
+            code="invalid-name",
+        )
+    return name

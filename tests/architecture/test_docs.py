@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from api.group_schemas import GroupOptions, PutLimit
 from api.main import build
+from moorage import plugins
 from moorage.cli.main import app as moor
 from moorage.settings import CLIENT_VARIABLES, Settings
 from tests.support.builders import KEYS
@@ -40,3 +42,32 @@ def test_each_route_is_documented() -> None:
         for method in operations
     ]
     assert [route for route in routes if f"`{route}`" not in text] == []
+
+
+def test_each_order_selector_and_option_is_documented() -> None:
+    text = (DOCS / "scheduling.md").read_text()
+    words = [
+        *plugins.BUILT_IN_ORDERS,
+        *plugins.BUILT_IN_SELECTORS,
+        *GroupOptions.model_fields,
+        *PutLimit.model_fields,
+        plugins.ORDERS_GROUP,
+        plugins.SELECTORS_GROUP,
+    ]
+    assert [word for word in words if f"`{word}`" not in text] == []
+
+
+def test_each_documented_option_and_limit_exists() -> None:
+    text = (DOCS / "scheduling.md").read_text()
+    for heading, model in (("## Options of a group", GroupOptions), ("## Limits", PutLimit)):
+        section = text.split(heading)[1].split("\n## ")[0]
+        rows = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
+        assert rows == list(model.model_fields)
+
+
+def test_each_documented_default_is_the_one_in_force() -> None:
+    section = (DOCS / "scheduling.md").read_text().split("## Options of a group")[1].split("\n## ")[0]
+    cells = [[cell.strip(" `") for cell in line.split("|")[1:3]] for line in section.splitlines() if "| `" in line]
+    defaults = GroupOptions().model_dump(mode="json")
+    assert {name: "all" if value == [] else f"{value:g}" if isinstance(value, float) else str(value)
+            for name, value in defaults.items()} == dict(cells)  # fmt: skip

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db import ledger, nodes
 from moorage.db.invariants import against_containers, against_workflows, docker_agents
+from moorage.db.snapshots import read_snapshot
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import Ending, Reason, SessionStatus
 from moorage.scheduler.decide import decide
@@ -24,8 +25,8 @@ async def a_placed_session(engine: AsyncEngine) -> tuple[str, str]:
     await nodes.register(engine, an_agent("n1"))
     made = await a_pending_session(engine, await a_user(engine))
     epoch = await ledger.take_epoch(engine, "default")
-    placements = decide(await ledger.read_snapshot(engine, "default"), Policy()).placements
-    await ledger.commit_placements(engine, "default", epoch, placements, Seal(KEYS))
+    decisions = decide(await read_snapshot(engine, "default"), Policy())
+    await ledger.commit_decisions(engine, "default", epoch, decisions, Seal(KEYS))
     return made
 
 
@@ -57,7 +58,7 @@ async def test_a_workflow_whose_row_is_over_is_told_when_it_had_time_to_close(
     engine: AsyncEngine, database_url: str
 ) -> None:
     session_id, _ = await a_placed_session(engine)
-    await ledger.finish(engine, session_id, DONE, actor="workflow", fenced=False)
+    await ledger.finish(engine, session_id, DONE, actor="workflow")
     assert await against_workflows(database_url, [session_id]) == []
     await make_older(engine, session_id)
     [told] = await against_workflows(database_url, [session_id])
@@ -86,7 +87,7 @@ async def test_the_container_of_an_ended_session_is_told_when_it_had_time_to_go(
     engine: AsyncEngine, database_url: str
 ) -> None:
     session_id, kernel_id = await a_placed_session(engine)
-    await ledger.finish(engine, session_id, DONE, actor="workflow", fenced=False)
+    await ledger.finish(engine, session_id, DONE, actor="workflow")
     assert await against_containers(database_url, {"n1": [a_container(session_id, kernel_id)]}) == []
     await make_older(engine, session_id)
     [told] = await against_containers(database_url, {"n1": [a_container(session_id, kernel_id)]})
@@ -96,7 +97,7 @@ async def test_the_container_of_an_ended_session_is_told_when_it_had_time_to_go(
 async def test_what_is_fenced_on_a_lost_node_may_still_be_there(engine: AsyncEngine, database_url: str) -> None:
     session_id, kernel_id = await a_placed_session(engine)
     await nodes.mark_lost(engine, "n1")
-    await ledger.finish(engine, session_id, LOST, actor="workflow", fenced=True)
+    await ledger.finish(engine, session_id, LOST, actor="workflow", fenced=["n1"])
     await make_older(engine, session_id)
     assert await against_containers(database_url, {"n1": [a_container(session_id, kernel_id)]}) == []
     await nodes.release_fenced(engine, "n1", [])

@@ -77,16 +77,15 @@ class Ledger:
         await nodes.register(self.engine, an_agent(name, cpu=cpu, mem=mem))
 
     async def schedule(self) -> None:
-        snapshot = await ledger.read_snapshot(self.engine, "default")
-        placements = decide(snapshot, Policy()).placements
-        await ledger.commit_placements(self.engine, "default", self.epoch, placements, SEAL)
+        decisions = decide(await read_snapshot(self.engine, "default"), Policy())
+        await ledger.commit_decisions(self.engine, "default", self.epoch, decisions, SEAL)
 
     async def hand_over(self) -> None:
         """Another scheduler takes the group; what the old one decided is refused."""
-        snapshot = await ledger.read_snapshot(self.engine, "default")
+        decisions = decide(await read_snapshot(self.engine, "default"), Policy())
         old, self.epoch = self.epoch, await ledger.take_epoch(self.engine, "default")
         try:
-            await ledger.commit_placements(self.engine, "default", old, decide(snapshot, Policy()).placements, SEAL)
+            await ledger.commit_decisions(self.engine, "default", old, decisions, SEAL)
         except ledger.StaleEpoch:
             return
         raise AssertionError("an old epoch could commit")
@@ -110,13 +109,19 @@ class Ledger:
             return  # its workflow requeues what was placed
         asked = before.attempt - behind
         attempt = await ledger.requeue(
-            self.engine, session_id, asked, reason=Reason.NODE_LOST, message="lost", avoid="n1", fenced=fenced
+            self.engine,
+            session_id,
+            asked,
+            reason=Reason.NODE_LOST,
+            message="lost",
+            avoid="n1",
+            fenced=NODES if fenced else (),
         )
         assert attempt > asked or before.status in TERMINAL
 
     async def finish(self, number: int, ending: Ending, *, fenced: bool) -> None:
         session_id, before = await self._one(number)
-        status = await ledger.finish(self.engine, session_id, ending, actor="workflow", fenced=fenced)
+        status = await ledger.finish(self.engine, session_id, ending, actor="workflow", fenced=NODES if fenced else ())
         after = await self._row(session_id)
         assert after.status == status
         assert after.status in TERMINAL
@@ -222,11 +227,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(number=which, behind=st.integers(0, 1), fenced=st.booleans())
     def requeue(self, number: int, behind: int, fenced: bool) -> None:
-        self._do(self._ledger.requeue(number, behind, fenced=fenced))
+        self._do(self._ledger.requeue(number, behind, fenced=NODES if fenced else ()))
 
     @rule(number=which, ending=endings, fenced=st.booleans())
     def finish(self, number: int, ending: Ending, fenced: bool) -> None:
-        self._do(self._ledger.finish(number, ending, fenced=fenced))
+        self._do(self._ledger.finish(number, ending, fenced=NODES if fenced else ()))
 
     @rule(name=names)
     def lose(self, name: str) -> None:
@@ -255,16 +260,19 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(number=which, first=endings, second=endings, fenced=st.booleans())
     def two_ends_at_once(self, number: int, first: Ending, second: Ending, fenced: bool) -> None:
         self._do(
-            self._ledger.finish(number, first, fenced=fenced), self._ledger.finish(number, second, fenced=not fenced)
+            self._ledger.finish(number, first, fenced=NODES if fenced else ()),
+            self._ledger.finish(number, second, fenced=not fenced),
         )
 
     @rule(number=which, ending=endings, fenced=st.booleans())
     def an_end_while_it_starts(self, number: int, ending: Ending, fenced: bool) -> None:
-        self._do(self._ledger.start(number, 0), self._ledger.finish(number, ending, fenced=fenced))
+        self._do(self._ledger.start(number, 0), self._ledger.finish(number, ending, fenced=NODES if fenced else ()))
 
     @rule(number=which, name=names, fenced=st.booleans())
     def a_return_while_a_session_is_requeued(self, number: int, name: str, fenced: bool) -> None:
-        self._do(self._ledger.come_back(name, 2000, 4 * GIB), self._ledger.requeue(number, 0, fenced=fenced))
+        self._do(
+            self._ledger.come_back(name, 2000, 4 * GIB), self._ledger.requeue(number, 0, fenced=NODES if fenced else ())
+        )
 
     @invariant()
     def all_holds(self) -> None:

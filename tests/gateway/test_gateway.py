@@ -1,129 +1,22 @@
-"""The gateway over HTTP, on a real database; only the sessions' workflows are a recording stand-in."""
+"""Who may ask the gateway what, and sessions over HTTP."""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import OctKey
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.deps import OPEN_ROUTES
-from api.main import build
-from moorage.contracts.activities import Cancel
-from moorage.db import nodes, tenancy
-from moorage.seal import Seal
-from moorage.settings import Settings
-from tests.support.builders import GIB, KEYS, an_agent
-
-JWT_KEY = "j" * 32
-PASSWORD = "correct horse"
-WISH: dict[str, Any] = {"image": "python:3.12", "type": "batch", "command": ["true"]}
-
-
-@dataclass
-class RecordedLives:
-    """What the gateway asked of the sessions' workflows."""
-
-    begun: list[str] = field(default_factory=list)
-    cancelled: list[tuple[str, Cancel]] = field(default_factory=list)
-
-    async def begin(self, row: Mapping[str, Any]) -> None:
-        self.begun.append(str(row["id"]))
-
-    async def cancel(self, row: Mapping[str, Any], cancel: Cancel) -> bool:
-        self.cancelled.append((str(row["id"]), cancel))
-        return True
-
-    async def is_reachable(self) -> bool:
-        return True
-
-
-@dataclass
-class Gateway:
-    app: FastAPI
-    http: httpx.AsyncClient
-    lives: RecordedLives
-    engine: AsyncEngine
-    ada: dict[str, str]
-    bob: dict[str, str]
-
-    async def submit(self, who: dict[str, str] | None = None, **wish: Any) -> httpx.Response:
-        return await self.http.post("/session", json={**WISH, **wish}, headers=who or self.ada)
-
-    async def submitted(self, who: dict[str, str] | None = None, **wish: Any) -> dict[str, Any]:
-        answer = await self.submit(who, **wish)
-        assert answer.status_code == 201, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    async def get(self, path: str, who: dict[str, str] | None = None, **params: str) -> httpx.Response:
-        return await self.http.get(path, params=params, headers=who or self.ada)
-
-    async def end(self, session_id: str) -> None:
-        async with self.engine.begin() as connection:
-            await connection.execute(
-                text(
-                    "UPDATE sessions SET status = 'CANCELLED', reason = 'user-requested', terminated_at = now()"
-                    " WHERE id = :id"
-                ),
-                {"id": session_id},
-            )
-
-    async def rename_id(self, session_id: str, new: str) -> None:
-        """Gives a session an id that the test has chosen."""
-        async with self.engine.begin() as connection:
-            await connection.execute(text("SET session_replication_role = replica"))
-            for table, column in (("sessions", "id"), ("kernels", "session_id"), ("transitions", "session_id")):
-                await connection.execute(
-                    text(f"UPDATE {table} SET {column} = :new WHERE {column} = :old"), {"new": new, "old": session_id}
-                )
-            await connection.execute(text("SET session_replication_role = DEFAULT"))
-
-
-def basic(access_key: str, secret: str) -> dict[str, str]:
-    return {"Authorization": "Basic " + base64.b64encode(f"{access_key}:{secret}".encode()).decode()}
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-@pytest.fixture
-async def gateway(database_url: str, engine: AsyncEngine) -> AsyncIterator[Gateway]:
-    seal = Seal(KEYS)
-    ada = await tenancy.create_user(engine, seal, "ada@example.org", PASSWORD)
-    bob = await tenancy.create_user(engine, seal, "bob@example.org", PASSWORD)
-    lives = RecordedLives()
-    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32)
-    app = build(settings, lives=lives)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
-    ):
-        yield Gateway(app, http, lives, engine, basic(*ada), basic(*bob))
-
-
-def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """A problem as every client may rely on it."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
-    assert problem["code"] == code, problem
-    assert problem["status"] == status
-    assert problem["title"] == problem["msg"]
-    assert problem["title"]
-    assert problem["type"] == f"urn:moorage:problem:{code}"
-    return problem
+from moorage.db import nodes
+from tests.support.builders import GIB, an_agent
+from tests.support.gateway import JWT_KEY, PASSWORD, WISH, Gateway, access_key_of, basic, bearer, refused
 
 
 async def logged_in(gateway: Gateway) -> str:
@@ -141,7 +34,7 @@ async def test_every_route_but_the_open_ones_needs_credentials(gateway: Gateway)
         for method in methods:
             if path in OPEN_ROUTES:
                 continue
-            answer = await gateway.http.request(method.upper(), path.replace("{ref}", "abcd"))
+            answer = await gateway.http.request(method.upper(), re.sub(r"{\w+}", "abcd", path))
             refused(answer, 401, "auth-failed")
             assert answer.headers["www-authenticate"] == "Bearer"
             asked += 1
@@ -201,8 +94,7 @@ async def test_malformed_credentials_are_refused(gateway: Gateway, authorization
 
 
 async def test_a_wrong_secret_is_refused(gateway: Gateway) -> None:
-    access_key = base64.b64decode(gateway.ada["Authorization"].split()[1]).decode().split(":")[0]
-    refused(await gateway.get("/session", basic(access_key, "wrong")), 401, "auth-failed")
+    refused(await gateway.get("/session", basic(access_key_of(gateway.ada), "wrong")), 401, "auth-failed")
 
 
 # ---- submitting
@@ -428,9 +320,8 @@ async def test_a_waiting_session_has_no_logs_and_runs_no_command(gateway: Gatewa
 
 async def test_only_superadmins_see_where_nodes_answer(gateway: Gateway) -> None:
     await nodes.register(gateway.engine, an_agent("n1"))
-    root = basic(*await tenancy.create_user(gateway.engine, Seal(KEYS), "root@example.org", "x", role="superadmin"))
     assert (await gateway.get("/agent")).json()["items"][0]["address"] is None
-    assert (await gateway.get("/agent", root)).json()["items"][0]["address"] == "http://127.0.0.1:1"
+    assert (await gateway.get("/agent", gateway.root)).json()["items"][0]["address"] == "http://127.0.0.1:1"
 
 
 async def test_every_refusal_is_a_problem_with_a_code(gateway: Gateway) -> None:

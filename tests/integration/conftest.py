@@ -20,7 +20,5 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "moorage_shortest_first.py"):
         (source / name).write_bytes((EXAMPLE / name).read_bytes())
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(source)], check=True
-    )
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(source)], check=True)
     return folder

@@ -23,16 +23,19 @@ def an_agent(
     containers: list[ContainerSeen] | None = None,
     devices: list[Device] | None = None,
     images: list[str] | None = None,
+    resource_group: str = "default",
+    architecture: str = "x86_64",
+    slots: dict[str, int] | None = None,
 ) -> AgentInfo:
-    slots = {"cpu": cpu, "mem": mem}
+    offered = {"cpu": cpu, "mem": mem, **(slots or {})}
     for device in devices or []:
-        slots[device.slot] = slots.get(device.slot, 0) + device.total
+        offered[device.slot] = offered.get(device.slot, 0) + device.total
     return AgentInfo(
         agent_id,
-        "default",
-        slots,
+        resource_group,
+        offered,
         "http://127.0.0.1:1",
-        "x86_64",
+        architecture,
         "simulated",
         "host",
         "0",

@@ -1,0 +1,56 @@
+"""Nodes as people see and steer them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from moorage.db.ledger import SCHEDULER_CHANNEL
+from moorage.domain.errors import NotFound
+
+_AGENT = (
+    "SELECT a.id, a.status, a.schedulable, a.resource_group, a.address, a.architecture, a.runtime, a.status_changed,"
+    " (SELECT jsonb_object_agg(c.slot, jsonb_build_object('capacity', c.offered, 'used', c.used))"
+    "    FROM agent_slots c WHERE c.agent_id = a.id) AS slots,"
+    " (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', d.device_id, 'slot', d.slot, 'model', d.model,"
+    "    'total', d.total, 'used', d.used, 'numa', d.numa, 'healthy', d.healthy) ORDER BY d.slot, d.device_id), '[]')"
+    "    FROM devices d WHERE d.agent_id = a.id) AS devices,"
+    " (SELECT count(DISTINCT l.session_id) FROM allocations l WHERE l.agent_id = a.id"
+    "    AND l.released_at IS NULL) AS sessions FROM agents a"
+)
+
+
+async def index(engine: AsyncEngine) -> list[dict[str, Any]]:
+    async with engine.connect() as connection:
+        rows = await connection.execute(text(f"{_AGENT} ORDER BY a.id"))
+        return [dict(row) for row in rows.mappings()]
+
+
+async def get(engine: AsyncEngine, agent_id: str) -> dict[str, Any]:
+    async with engine.connect() as connection:
+        rows = await connection.execute(text(f"{_AGENT} WHERE a.id = :id"), {"id": agent_id})
+        row = rows.mappings().first()
+    if row is None:
+        raise _unknown(agent_id)
+    return dict(row)
+
+
+async def set_schedulable(engine: AsyncEngine, agent_id: str, schedulable: bool) -> None:
+    """Whether new work is placed on the node; what runs there goes on. The scheduler knows at once."""
+    async with engine.begin() as connection:
+        changed = await connection.execute(
+            text("UPDATE agents SET schedulable = :schedulable WHERE id = :id RETURNING resource_group"),
+            {"id": agent_id, "schedulable": schedulable},
+        )
+        group = changed.scalar_one_or_none()
+        if group is None:
+            raise _unknown(agent_id)
+        await connection.execute(
+            text("SELECT pg_notify(:channel, :group)"), {"channel": SCHEDULER_CHANNEL, "group": group}
+        )
+
+
+def _unknown(agent_id: str) -> NotFound:
+    return NotFound(f"there is no agent {agent_id[:64]!r}", code="unknown-agent", hint="moor agents lists them")

@@ -1,0 +1,32 @@
+"""A gateway for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.main import build
+from moorage.db import tenancy
+from moorage.seal import Seal
+from moorage.settings import Settings
+from tests.support.builders import KEYS
+from tests.support.gateway import JWT_KEY, PASSWORD, Gateway, RecordedLives, basic
+
+
+@pytest.fixture
+async def gateway(database_url: str, engine: AsyncEngine) -> AsyncIterator[Gateway]:
+    seal = Seal(KEYS)
+    ada = await tenancy.create_user(engine, seal, "ada@example.org", PASSWORD)
+    bob = await tenancy.create_user(engine, seal, "bob@example.org", PASSWORD)
+    root = await tenancy.create_user(engine, seal, "root@example.org", PASSWORD, role="superadmin")
+    lives = RecordedLives()
+    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32)
+    app = build(settings, lives=lives)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
+    ):
+        yield Gateway(app, http, lives, engine, basic(*ada), basic(*bob), basic(*root))
