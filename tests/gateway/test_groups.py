@@ -10,10 +10,11 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from moorage import plugins
 from moorage.db import groups, nodes
 from moorage.db.engine import listening
 from moorage.db.ledger import SCHEDULER_CHANNEL
-from moorage.plugins import BUILT_IN_ORDERS, order_names
+from moorage.scheduler.order import ORDERS
 from moorage.scheduler.snapshot import Head, PreemptionMode
 from tests.support.builders import an_agent
 from tests.support.gateway import Gateway, access_key_of, refused
@@ -140,9 +141,12 @@ async def test_a_plug_in_of_another_distribution_is_a_policy(
         "[backendai_scheduler_v10]\ntides = tides_of_moorage:order\nbroken = tides_of_moorage:missing\n"
         "fifo = tides_of_moorage:order\n"
     )
-    (tmp_path / "tides_of_moorage.py").write_text("def order(waiting, policy, now):\n    return list(waiting)\n")
+    (tmp_path / "tides_of_moorage.py").write_text(
+        "class order:\n    def key(self, session, policy):\n        return (session.submitted,)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    assert order_names() == [*BUILT_IN_ORDERS, "tides"]
+    monkeypatch.setattr(plugins, "orders", plugins.orders.__wrapped__)
+    assert plugins.order_names() == [*ORDERS, "tides"]
     assert (await written(gateway, policy="tides")).status_code == 200
     refused(await written(gateway, policy="broken"), 400, "unknown-policy")
 
