@@ -136,7 +136,7 @@ class Room:
         self.shapes: list[Shape] = []
         self._interned: dict[ShapeKey, Shape] = {}
         self._bases: dict[tuple[tuple[int, ...], str, str, frozenset[str]], NDArray[np.float64]] = {}
-        self._parts: dict[tuple[Need, str, str, frozenset[str]], Part] = {}
+        self._parts: dict[tuple[tuple[tuple[str, int], ...], str, str, frozenset[str]], Part] = {}
         self._constraints: dict[tuple[str, frozenset[str]], int] = {}
         self._architectures = [node.architecture for node in self.nodes]
         self._lows = np.zeros((0, len(self.slots)), dtype=np.int64)
@@ -190,7 +190,7 @@ class Room:
 
     def _part(self, request: dict[str, int], session: WaitingSession) -> Part:
         need = tuple(sorted((self.column[slot], amount) for slot, amount in request.items() if slot in self.column))
-        key = (need, session.image, session.architecture, session.designated)
+        key = (tuple(sorted(request.items())), session.image, session.architecture, session.designated)
         part = self._parts.get(key)
         if part is None:
             asked = tuple(column for column, _ in need)

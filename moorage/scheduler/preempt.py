@@ -55,9 +55,7 @@ def evict(
     if not search.victims:
         return None
     ordered = tuple(rows[index] for index in range(len(needs)))
-    return Eviction(
-        tuple(sorted(search.victims)), ordered * len(shape.part_of) if shape.one_node and shape.whole else ordered
-    )
+    return Eviction(tuple(sorted(search.victims)), ordered * len(session.kernels) if shape.one_node else ordered)
 
 
 def may_evict(running: RunningSession, session: WaitingSession, policy: Policy, now: float) -> bool:
