@@ -283,6 +283,7 @@ class _Pass:
         self.held_for: dict[str, Hold] = {}
         self.head: WaitingSession | None = None
         self.promise: backfill.Promise | None = None
+        self.may_starve = False  # whether nobody knows when the head can start
         self.passed_head = False
         self.worth: set[int] | None = None
         self.worth_at = 0
@@ -376,7 +377,7 @@ class _Pass:
             _charge(self.planner.helds(session.owner), line.shape.counted, 1)
         self.placed[session.session_id] = line.shape
         if self.head is not None:
-            self.passed_head = self.passed_head or (self.promise is None or self.promise.at is None)
+            self.passed_head |= self.may_starve
         elif session.time_limit_s is not None:
             for kernel, seat in zip(session.kernels, seats, strict=True):
                 release = Release(self.now + session.time_limit_s, kernel.slots, seat.devices)
@@ -407,6 +408,7 @@ class _Pass:
         if self.policy.head is not Head.EASY:
             return
         promise = backfill.promise(self.room, shape, self._releases, self.now)
+        self.may_starve = promise is None
         if promise is None and session.skips >= self.policy.skip_limit:
             promise = backfill.nearest(self.room, shape)
         if promise is None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage.scheduler.decide import decide
-from moorage.scheduler.planner import Planner
+from moorage.scheduler.planner import Changes, Planner
 from moorage.scheduler.snapshot import Cause, ClusterMode, Head, Hold, Policy, PreemptionMode, Snapshot
 from tests.scheduler import worlds
 
@@ -90,17 +90,17 @@ def test_a_warm_planner_decides_as_a_new_one(
                 snapshot, data.draw(st.lists(st.sampled_from(running), unique=True)) if running else []
             )
         elif kind == "come":
-            changes = worlds.Changes(waiting=tuple(coming[:3]))
+            changes = Changes(waiting=tuple(coming[:3]))
             coming = coming[3:]
         elif kind == "lose":
             gone = tuple(one.agent_id for one in snapshot.nodes[:1])
             stay = tuple(one.session_id for one in snapshot.running if one.kernels[0].agent_id not in gone)
             left = tuple(one.session_id for one in snapshot.running if one.session_id not in stay)
-            changes = worlds.Changes(removed_nodes=gone, removed_running=left)
+            changes = Changes(removed_nodes=gone, removed_running=left)
         elif kind == "tenants":
-            changes = worlds.Changes(tenants=other.tenants)
+            changes = Changes(tenants=other.tenants)
         else:
-            changes = worlds.Changes(holds=tuple(one.hold for one in decisions.preemptions))
+            changes = Changes(holds=tuple(one.hold for one in decisions.preemptions))
         planner.apply(changes)
         snapshot = worlds.after(snapshot, changes)
         if changes.holds is not None:
