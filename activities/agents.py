@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.exceptions import ApplicationError
 
 from activities.lives import Lives
-from moorage.contracts.activities import AgentActivities, AgentReport, Destroy, NodeLost, Verdict
+from moorage.contracts.activities import AgentActivities, AgentReport, Destroy, NodeLost, Preempt, Verdict
 from moorage.db import nodes
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.node import AgentInfo, ContainerSeen
@@ -41,7 +41,17 @@ class LedgerAgents(AgentActivities):
             await self._lives.tell(container.session_id, "kernel_exited", _exit_of(container))
         there = [(container.kernel_id, container.attempt) for container in report.containers]
         await nodes.release_fenced(self._engine, report.agent_id, there)
+        if report.images:
+            await nodes.note_images(self._engine, report.agent_id, report.images)
         return Verdict([Destroy(one.session_id, one.kernel_id, one.attempt, 0.0) for one in difference.unexpected])
+
+    async def drain_agent(self, agent_id: str) -> int:
+        occupants = await nodes.close_off(self._engine, agent_id)
+        for one in occupants:
+            if one.moves:
+                order = Preempt(one.attempt, requeue=True, message=f"node {agent_id} is drained")
+                await self._lives.tell(one.session_id, "preempt", order)
+        return len(occupants)
 
     async def mark_agent_lost(self, agent_id: str) -> int:
         told = await nodes.mark_lost(self._engine, agent_id)

@@ -1,4 +1,4 @@
-"""Periodic repair of what no other part can notice: a session without a workflow."""
+"""Periodic repair of what no other part can notice: a session without a workflow, a group without a scheduler."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from temporalio.common import WorkflowIDReusePolicy
 
 from moorage.contracts import names
 from moorage.contracts.activities import MaintenanceActivities
-from moorage.db import ledger
+from moorage.db import groups, ledger, passes
 from moorage.domain.session import SessionStatus
-from moorage.session_start import session_input, start_session
+from moorage.session_start import session_input, start_scheduler, start_session
 
 # The API starts the workflow at once and the scheduler again when it assigns; what is older lost both.
 _OLD_ENOUGH_S = 10.0
@@ -26,6 +26,12 @@ class Reaping(MaintenanceActivities):
         self._client = client
 
     async def reap(self) -> int:
+        for group in await groups.index(self._engine):
+            await start_scheduler(self._client, group["name"], group["policy"])
+        await passes.forget_old(self._engine)
+        return await self._start_missing()
+
+    async def _start_missing(self) -> int:
         rows = await ledger.without_workflow(self._engine, _OLD_ENOUGH_S)
         if not rows:
             return 0

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from moorage.scheduler.simulate import expected_start
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from moorage import log
-from moorage.contracts.activities import Assignment, SchedulerInput
-from moorage.db import ledger
-from moorage.db.engine import listening
+from moorage import log, plugins
+from moorage.contracts.activities import Assignment, Cancel, Preempt, SchedulerInput
+from moorage.db import groups, ledger, passes
+from moorage.db.engine import CONNECTION_LOST, listening
+from moorage.db.snapshots import read_snapshot
+from moorage.domain.session import Reason
 from moorage.scheduler.decide import decide
-from moorage.scheduler.order import ORDERS
-from moorage.scheduler.snapshot import Policy
+from moorage.scheduler.snapshot import Decisions, Policy, PreemptionMode, Snapshot
 from moorage.seal import Seal
 from moorage.session_start import session_input, start_session
 
@@ -29,12 +32,15 @@ _LOOK_AROUND_S = 2.0
 _SILENT_S = 3.0
 _HEARTBEAT_S = 2.0
 _SIGNALS_AT_ONCE = 32
+# How often waiting sessions without one get an estimate of their start, and how many at once.
+_ESTIMATE_EVERY_S = 15.0
+_ESTIMATES_AT_ONCE = 10
 
 _log = log.get("scheduler")
 
 
 class Scheduling:
-    """The loop, registered as `schedule.<policy>` for each policy."""
+    """The loop, registered as `schedule.<policy>` for each policy, built in or plugged in."""
 
     def __init__(self, engine: AsyncEngine, database_url: str, client: Client, seal: Seal) -> None:
         self._engine = engine
@@ -42,10 +48,12 @@ class Scheduling:
         self._client = client
         self._seal = seal
         self._signals = asyncio.Semaphore(_SIGNALS_AT_ONCE)
+        self._orders = plugins.orders()
+        self._selectors = plugins.selectors()
 
     def activities(self) -> list[Callable[[SchedulerInput], Coroutine[Any, Any, str]]]:
         """One registered activity for each order that exists."""
-        return [self._named(order) for order in ORDERS]
+        return [self._named(order) for order in self._orders]
 
     def _named(self, order: str) -> Callable[[SchedulerInput], Coroutine[Any, Any, str]]:
         @activity.defn(name=f"schedule.{order}")
@@ -55,59 +63,125 @@ class Scheduling:
         return schedule
 
     async def run(self, scheduler: SchedulerInput, order: str) -> str:
-        """Passes until the group's policy changes (its new name is returned) or another scheduler takes over."""
+        """Passes until the group's policy changes (its new name is returned) or another scheduler takes over.
+
+        Returns "" when the group was removed.
+        """
         group = scheduler.resource_group
-        epoch = await ledger.take_epoch(self._engine, group)
-        figures = {"epoch": epoch, "passes": 0, "waiting": 0, "placed": 0, "last_pass_ms": 0.0}
+        figures = {"epoch": 0.0, "passes": 0.0, "waiting": 0.0, "placed": 0.0, "last_pass_ms": 0.0}
         beat = asyncio.create_task(_heartbeats(figures))
         try:
-            async with listening(self._database_url, ledger.SCHEDULER_CHANNEL) as woken, asyncio.TaskGroup() as signals:
+            figures["epoch"] = await ledger.take_epoch(self._engine, group)
+            async with listening(self._database_url, ledger.SCHEDULER_CHANNEL) as woken, asyncio.TaskGroup() as beside:
+                loop = _Loop(self, group, int(figures["epoch"]), figures, beside)
                 while True:
-                    policy, selector = await ledger.group_policy(self._engine, group)
-                    if policy != order:
-                        return policy
-                    await self._pass(group, epoch, Policy(order, selector), figures, signals)
-                    await self._resend(group, signals)
+                    policy = await groups.policy_in_force(self._engine, group)
+                    if policy is None:
+                        return ""
+                    if policy.order != order:
+                        return policy.order
+                    await loop.turn(policy)
                     await _wait_for(woken, group)
         except* ledger.StaleEpoch as stale:
             raise ApplicationError(str(stale.exceptions[0]), type="stale-epoch") from None
         finally:
             beat.cancel()
 
-    async def _pass(
-        self, group: str, epoch: int, policy: Policy, figures: dict[str, float], signals: asyncio.TaskGroup
-    ) -> None:
-        began = time.perf_counter()
-        snapshot = await ledger.read_snapshot(self._engine, group)
-        if not snapshot.waiting:
-            figures["waiting"] = 0
-            return
-        decisions = decide(snapshot, policy)
-        if decisions.placements:
-            placed = await ledger.commit_placements(self._engine, group, epoch, decisions.placements, self._seal)
-            for one in placed:
-                signals.create_task(self._assign(one))
-            figures["placed"] += len(placed)
-        await ledger.note_refusals(self._engine, decisions.refusals)
-        figures["passes"] += 1
-        figures["waiting"] = len(decisions.refusals)
-        figures["last_pass_ms"] = round((time.perf_counter() - began) * 1000, 1)
+    def decide(self, snapshot: Snapshot, policy: Policy) -> Decisions:
+        return decide(snapshot, policy, orders=self._orders, selectors=self._selectors)
 
-    async def _resend(self, group: str, signals: asyncio.TaskGroup) -> None:
-        for one in await ledger.scheduled_but_silent(self._engine, group, _SILENT_S, self._seal):
-            signals.create_task(self._assign(one))
+    async def assign(self, placed: ledger.Assigned) -> None:
+        await self._tell(placed.row, "assigned", Assignment(placed.row["attempt"], placed.kernels))
 
-    async def _assign(self, placed: ledger.Assigned) -> None:
-        """Tells the session where it runs. If Temporal is away, `_resend` tries again."""
+    async def cancel(self, row: Any, reason: Reason, message: str) -> None:
+        await self._tell(row, "cancel", Cancel(reason, "scheduler", message=message))
+
+    async def preempt(self, victim: ledger.Victim) -> None:
+        words = f"its room is needed by {victim.for_name} ({victim.for_session[:8]}), which has a higher job priority"
+        row = await ledger.start_row(self._engine, victim.session_id)
+        await self._tell(row, "preempt", Preempt(victim.attempt, victim.requeue, words))
+
+    async def _tell(self, row: Any, signal: str, message: object) -> None:
+        """Tells the session's workflow. If Temporal is away, a later turn tells it again."""
         async with self._signals:
             try:
-                await start_session(
-                    self._client,
-                    session_input(placed.row),
-                    signal=("assigned", [Assignment(placed.row["attempt"], placed.kernels)]),
-                )
+                await start_session(self._client, session_input(row), signal=(signal, [message]))
             except Exception as error:
-                _log.warning("assigned not delivered", session=str(placed.row["id"]), error=str(error))
+                _log.warning("not delivered", signal=signal, session=str(row["id"]), error=str(error)[:200])
+
+
+class _Loop:
+    """What one run of the activity remembers between its passes: nothing that a successor would miss."""
+
+    def __init__(
+        self, scheduling: Scheduling, group: str, epoch: int, figures: dict[str, float], beside: asyncio.TaskGroup
+    ) -> None:
+        self._scheduling = scheduling
+        self._engine = scheduling._engine
+        self._group = group
+        self._epoch = epoch
+        self._figures = figures
+        self._beside = beside
+        self._causes: Counter[str] = Counter()
+        self._estimated_at = 0.0
+        self._estimating: asyncio.Task[None] | None = None
+
+    async def turn(self, policy: Policy) -> None:
+        """One pass, and whoever must hear of it is told."""
+        began = time.perf_counter()
+        half_life_s = policy.half_life_s if policy.order not in ("fifo", "lifo", "priority", "drf") else None
+        snapshot = await read_snapshot(self._engine, self._group, half_life_s=half_life_s)
+        if snapshot.waiting:
+            await self._pass(snapshot, policy, began)
+        self._figures["waiting"] = len(snapshot.waiting)
+        for one in await ledger.scheduled_but_silent(self._engine, self._group, _SILENT_S, self._scheduling._seal):
+            self._beside.create_task(self._scheduling.assign(one))
+
+    async def _pass(self, snapshot: Snapshot, policy: Policy, began: float) -> None:
+        decisions = await asyncio.to_thread(self._scheduling.decide, snapshot, policy)
+        requeue = policy.preemption is PreemptionMode.REQUEUE
+        placed = await ledger.commit_decisions(
+            self._engine, self._group, self._epoch, decisions, self._scheduling._seal, requeue_victims=requeue
+        )
+        for one in placed:
+            self._beside.create_task(self._scheduling.assign(one))
+        took_ms = round((time.perf_counter() - began) * 1000, 1)
+        self._figures["passes"] += 1
+        self._figures["placed"] += len(placed)
+        self._figures["last_pass_ms"] = took_ms
+        await ledger.note_refusals(self._engine, decisions.refusals)
+        if snapshot.holds or decisions.preemptions:
+            for victim in await ledger.victims(self._engine, self._group):
+                self._beside.create_task(self._scheduling.preempt(victim))
+        if any(session.unmet for session in snapshot.waiting):
+            for row, failed in await ledger.with_failed_dependencies(self._engine, self._group):
+                words = f"session {failed}, on which it depends, did not succeed"
+                self._beside.create_task(self._scheduling.cancel(row, Reason.DEPENDENCY_FAILED, words))
+        causes = Counter(str(refusal.cause) for refusal in decisions.refusals)
+        if placed or decisions.preemptions or causes != self._causes:
+            self._causes = causes
+            await passes.keep(
+                self._engine, self._group, self._epoch, snapshot, policy, decisions, placed=len(placed), took_ms=took_ms
+            )
+        self._estimate(snapshot, policy)
+
+    def _estimate(self, snapshot: Snapshot, policy: Policy) -> None:
+        """Now and then, beside the passes: when will those start that have waited for a while?"""
+        busy = self._estimating is not None and not self._estimating.done()
+        if not busy and time.monotonic() - self._estimated_at > _ESTIMATE_EVERY_S:
+            self._estimated_at = time.monotonic()
+            self._estimating = self._beside.create_task(self._estimate_some(snapshot, policy))
+
+    async def _estimate_some(self, snapshot: Snapshot, policy: Policy) -> None:
+        try:
+            lacking = await passes.without_estimate(self._engine, self._group, _ESTIMATES_AT_ONCE)
+            history = await passes.past_run_times(self._engine, self._group)
+            for session_id in lacking:
+                p50, p90 = await asyncio.to_thread(expected_start, snapshot, policy, session_id, history)
+                if p50 is not None and p90 is not None:
+                    await passes.keep_estimate(self._engine, self._group, session_id, p50, p90)
+        except Exception as error:
+            _log.warning("no estimates this time", error=str(error)[:200])
 
 
 async def _heartbeats(figures: dict[str, float]) -> None:
@@ -120,12 +194,8 @@ async def _wait_for(woken: asyncio.Queue[str], group: str) -> None:
     """Returns when the group was notified, the connection is gone, or it is time to look around."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LOOK_AROUND_S):
-            while True:
-                payload = await woken.get()
-                if payload not in (group,):
-                    if payload.startswith("\0"):
-                        raise ConnectionError("PostgreSQL closed the connection")
-                    continue
-                while not woken.empty():
-                    woken.get_nowait()
-                return
+            while (payload := await woken.get()) != group:
+                if payload == CONNECTION_LOST:
+                    raise ConnectionError("PostgreSQL closed the connection")
+            while not woken.empty():
+                woken.get_nowait()

@@ -41,12 +41,12 @@ class LedgerSessions(SessionActivities):
             reason=requeue.reason,
             message=requeue.message,
             avoid=requeue.avoid_agent,
-            fenced=requeue.fenced,
+            fenced=requeue.fenced_agents,
         )
 
     async def finish_session(self, finish: Finish) -> str:
         return await ledger.finish(
-            self._engine, finish.session_id, finish.ending, actor=finish.actor, fenced=finish.fenced
+            self._engine, finish.session_id, finish.ending, actor=finish.actor, fenced=finish.fenced_agents
         )
 
     async def session_state(self, session_id: str) -> SessionState:

@@ -7,7 +7,7 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
@@ -28,8 +28,8 @@ from moorage.contracts import names
 from moorage.contracts.activities import KernelActivities, PresenceActivities, registered
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 from moorage.domain.ids import checked_agent_id, new_id
-from moorage.domain.node import AgentInfo, ContainerSeen
-from moorage.domain.resources import CPU, MEM, parse_cpu, parse_size
+from moorage.domain.node import AgentInfo, ContainerSeen, Device
+from moorage.domain.resources import CPU, MEM, SHARES_OF_A_DEVICE, is_shares, parse_cpu, parse_size
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
@@ -37,6 +37,8 @@ _log = log.get("agent")
 
 
 def build_runtime(settings: Settings) -> Runtime:
+    if settings.agent_simulated_devices and settings.agent_runtime != "simulated":
+        raise InvalidRequest("MOORAGE_AGENT_SIMULATED_DEVICES needs MOORAGE_AGENT_RUNTIME=simulated")
     if settings.agent_runtime == "simulated":
         return SimulatedRuntime(settings.agent_data_dir / "simulated-containers.json")
     if settings.agent_runtime != "docker":
@@ -47,9 +49,25 @@ def build_runtime(settings: Settings) -> Runtime:
         raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
 
 
-async def offered(settings: Settings, runtime: Runtime) -> dict[str, int]:
+def simulated_devices(text: str) -> list[Device]:
+    """`cuda.device=4,cuda.shares=2`: so many devices of each slot, in equal parts on two NUMA nodes."""
+    devices = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        slot, _, count = part.partition("=")
+        if not count.isdecimal() or not 0 < int(count) <= 1024 or slot in (CPU, MEM):
+            raise InvalidRequest(f"MOORAGE_AGENT_SIMULATED_DEVICES: {part[:80]!r} is not SLOT=COUNT, as cuda.device=4")
+        total = SHARES_OF_A_DEVICE if is_shares(slot) else 1
+        devices += [
+            Device(f"{slot}-{n}", slot, total, numa=n * 2 // int(count), model="simulated") for n in range(int(count))
+        ]
+    return devices
+
+
+async def offered(settings: Settings, runtime: Runtime, devices: Iterable[Device]) -> dict[str, int]:
     """The node's capacity, or what the settings say instead."""
     slots = await runtime.capacity()
+    for device in devices:
+        slots[device.slot] = slots.get(device.slot, 0) + device.total
     if settings.agent_cpu:
         slots[CPU] = parse_cpu(settings.agent_cpu)
     if settings.agent_mem:
@@ -69,9 +87,10 @@ async def run(settings: Settings) -> None:
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
     app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key)
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
-    slots, incarnation = await offered(settings, runtime), new_id()
+    devices = simulated_devices(settings.agent_simulated_devices)
+    slots, incarnation = await offered(settings, runtime, devices), new_id()
 
-    def info(containers: list[ContainerSeen]) -> AgentInfo:
+    def info(containers: list[ContainerSeen], images: list[str]) -> AgentInfo:
         return AgentInfo(
             agent_id=settings.agent_id,
             resource_group=settings.agent_resource_group,
@@ -83,6 +102,8 @@ async def run(settings: Settings) -> None:
             version="0.1.0",
             incarnation=incarnation,
             containers=containers,
+            devices=devices,
+            images=images,
         )
 
     serving = asyncio.create_task(server.serve(sockets=[listener]))

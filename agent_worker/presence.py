@@ -33,12 +33,14 @@ _log = log.get("presence")
 
 
 class NodePresence(PresenceActivities):
-    def __init__(self, client: Client, runtime: Runtime, info: Callable[[list[ContainerSeen]], AgentInfo]) -> None:
+    def __init__(
+        self, client: Client, runtime: Runtime, info: Callable[[list[ContainerSeen], list[str]], AgentInfo]
+    ) -> None:
         self._client = client
         self._runtime = runtime
         self._info = info
-        self._agent_id = info([]).agent_id
-        self._incarnation = info([]).incarnation
+        self._agent_id = info([], []).agent_id
+        self._incarnation = info([], []).incarnation
         self._held_at = -math.inf  # monotonic; when a presence activity last beat
         self._contact_at = time.monotonic()
         self._seen = 0
@@ -69,7 +71,7 @@ class NodePresence(PresenceActivities):
             await asyncio.sleep(1.0)
 
     async def _register(self) -> None:
-        info = self._info(await self._runtime.containers())
+        info = self._info(await self._runtime.containers(), await self._runtime.images())
         self._seen = len(info.containers)
         await self._client.start_workflow(
             "AgentWorkflow",
@@ -85,7 +87,7 @@ class NodePresence(PresenceActivities):
         _log.info("registered", agent=self._agent_id, containers=len(info.containers))
 
     async def _report_changes(self) -> None:
-        """The containers, when they differ from what was said last; and once a minute in any case."""
+        """The containers and images, when they differ from what was said last; and once a minute in any case."""
         said: object = None
         said_at = 0.0
         while True:
@@ -93,12 +95,13 @@ class NodePresence(PresenceActivities):
             try:
                 containers = await self._runtime.containers()
                 self._seen = len(containers)
-                digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers)
+                images = await self._runtime.images()
+                digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers), images
                 if digest == said and time.monotonic() - said_at < _REPORT_UNCHANGED_S:
                     continue
                 await self._client.get_workflow_handle(names.agent_workflow(self._agent_id)).signal(
                     "report",
-                    AgentReport(self._agent_id, self._incarnation, containers),
+                    AgentReport(self._agent_id, self._incarnation, containers, images),
                     rpc_timeout=_RPC_TIMEOUT,
                 )
                 said, said_at = digest, time.monotonic()

@@ -13,7 +13,7 @@ from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
-from moorage.domain.session import DependencyPolicy, NodeLossPolicy, SessionType
+from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, SessionType
 from moorage.scheduler.snapshot import ClusterMode
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -101,12 +101,11 @@ class CreateSession(BaseModel):
                 code="contradicting-times",
                 data={"field": "batch_timeout_s"},
             )
-        idle = ["tail", "-f", "/dev/null"]
         return NewSession(
             name=checked_session_name(self.name) if self.name is not None else _name_for(self.image),
             image=self.image,
             type=self.type,
-            command=self.command or idle,
+            command=self.command or list(IDLE),
             env=self.env,
             slots=_slots(self.resources),
             priority=self.priority,

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     agent_host: str = Field("127.0.0.1", description="address the data plane listens on")
     agent_port: int = Field(0, description="port the data plane listens on; 0 takes a free one")
     agent_advertised_url: str = Field("", description="data plane address for the API; empty means http://host:port")
+    agent_simulated_devices: str = Field(
+        "", description="accelerators to pretend, for example cuda.device=4,cuda.shares=2; simulated runtime only"
+    )
     agent_namespaces: int = Field(
         2, ge=0, le=64, description="network namespaces kept ready, so that a start is faster; 0 keeps none"
     )

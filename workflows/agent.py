@@ -28,6 +28,7 @@ class AgentWorkflow:
         self._registered: AgentInfo | None = known
         self._info: AgentInfo | None = None
         self._report: AgentReport | None = None
+        self._drain = False
         self._presence: workflow.ActivityHandle[None] | None = None
 
     @workflow.signal
@@ -38,16 +39,20 @@ class AgentWorkflow:
     def report(self, report: AgentReport) -> None:
         self._report = report
 
+    @workflow.signal
+    def drain(self) -> None:
+        self._drain = True
+
     @workflow.run
     async def run(self, agent_id: str, known: AgentInfo | None = None) -> None:
         while True:
-            await workflow.wait_condition(
-                lambda: self._registered is not None or self._report is not None or self._presence_ended()
-            )
+            await workflow.wait_condition(lambda: not self._nothing_waits())
             if self._registered is not None:
                 await self._welcome(self._registered)
             elif self._presence_ended():
                 await self._mourn(agent_id)
+            elif self._drain:
+                await self._empty(agent_id)
             elif self._report is not None:
                 await self._compare(self._report)
             if workflow.info().is_continue_as_new_suggested() and self._nothing_waits():
@@ -104,6 +109,18 @@ class AgentWorkflow:
         workflow.set_current_details("**LOST**: no heartbeat for 15 s")
         workflow.upsert_search_attributes([names.STATUS.value_set("LOST")])
 
+    async def _empty(self, agent_id: str) -> None:
+        """Nothing new is placed on the node; what may go on elsewhere is told to, the rest is waited for."""
+        self._drain = False
+        holding = await workflow.execute_activity_method(
+            AgentActivities.drain_agent,
+            agent_id,
+            start_to_close_timeout=options.MESSAGES_TIMEOUT,
+            retry_policy=options.DATABASE_RETRY,
+            summary=f"drain {agent_id}: move what may go on elsewhere",
+        )
+        workflow.set_current_details(f"**DRAINED**: takes nothing new; {holding} sessions held room when it began")
+
     async def _compare(self, report: AgentReport) -> None:
         """Containers nobody expects are removed; sessions whose container is gone are told."""
         self._report = None
@@ -136,4 +153,4 @@ class AgentWorkflow:
         return self._presence is not None and self._presence.done()
 
     def _nothing_waits(self) -> bool:
-        return self._registered is None and self._report is None and not self._presence_ended()
+        return self._registered is None and self._report is None and not self._drain and not self._presence_ended()

@@ -13,7 +13,7 @@ from workflows import options
 class SchedulerWorkflow:
     @workflow.run
     async def run(self, scheduler: SchedulerInput) -> None:
-        """The activity returns when the group's policy was changed, with the new one's name."""
+        """The activity returns when the group's policy was changed, with the new one's name; "" if it was removed."""
         workflow.set_current_details(f"policy **{scheduler.policy}** for resource group {scheduler.resource_group}")
         policy: str = await workflow.execute_activity(
             f"schedule.{scheduler.policy}",
@@ -24,7 +24,8 @@ class SchedulerWorkflow:
             retry_policy=options.SCHEDULER_RETRY,
             summary=f"passes of {scheduler.resource_group} by {scheduler.policy}",
         )
-        workflow.continue_as_new(SchedulerInput(scheduler.resource_group, policy))
+        if policy:
+            workflow.continue_as_new(SchedulerInput(scheduler.resource_group, policy))
 
 
 @workflow.defn(name="ReaperWorkflow")

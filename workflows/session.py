@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from moorage.contracts.activities import (
     KernelActivities,
     Move,
     NodeLost,
+    Preempt,
     PullImage,
     Requeue,
     SessionActivities,
@@ -46,12 +47,21 @@ _Order = TypeVar("_Order")
 
 
 class _TryElsewhere(Exception):
-    """This attempt failed on its node; the session may start on another one."""
+    """This attempt is over; the session goes back into the queue. `avoid` names the node that failed it."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, avoid: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.avoid = avoid
+
+
+class _NoNodeHelps(Exception):
+    """Trying elsewhere can't help; the session ends like this."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
 
 
 @workflow.defn(name="SessionWorkflow")
@@ -61,12 +71,14 @@ class SessionWorkflow:
     @workflow.init
     def __init__(self, session: SessionInput) -> None:
         self._session = session
-        self._attempt = 0
+        self._attempt = session.attempt
+        self._failures = session.failures
         self._assignment: Assignment | None = None
         self._cancel: Cancel | None = None
         self._exits: dict[str, KernelExit] = {}
-        self._lost: NodeLost | None = None
-        self._first_failure = ""
+        self._lost: dict[str, NodeLost] = {}
+        self._preempt: Preempt | None = None
+        self._first_failure = session.first_failure
         self._status = str(_S.PENDING)
 
     @workflow.signal
@@ -89,8 +101,13 @@ class SessionWorkflow:
 
     @workflow.signal
     def node_lost(self, lost: NodeLost) -> None:
-        if self._assignment and lost.agent_id in {kernel.agent_id for kernel in self._assignment.kernels}:
-            self._lost = lost
+        if lost.agent_id in {kernel.agent_id for kernel in self._kernels}:
+            self._lost.setdefault(lost.agent_id, lost)
+
+    @workflow.signal
+    def preempt(self, preempt: Preempt) -> None:
+        if self._preempt is None and self._assignment is not None and preempt.attempt == self._assignment.attempt:
+            self._preempt = preempt
 
     @workflow.query
     def snapshot(self) -> str:
@@ -104,20 +121,27 @@ class SessionWorkflow:
             self._show(_S.PENDING, "waits for a node")
             ending = await self._wait_for_a_node()
             if ending is not None:
-                return await self._finish(ending, fenced=False)
+                return await self._finish(ending)
             try:
                 ending = await self._live()
                 fenced = await self._clean_up(ending)
             except _TryElsewhere as failure:
-                fenced = await self._remove_containers(grace_s=0)
-                if self._cancel is not None:
-                    ending = self._cancelled(_S.TERMINATED)
-                elif self._attempt + 1 < self._session.max_attempts:
-                    await self._requeue(failure, fenced=fenced)
+                fenced = await self._make_room(failure)
+                ended = self._ending_instead_of(failure)
+                if ended is None:
+                    await self._requeue(failure, fenced)
                     continue
-                else:
-                    ending = Ending(_S.ERROR, failure.reason, self._first_failure, SessionResult.FAILURE)
-            return await self._finish(ending, fenced=fenced)
+                ending = ended
+            return await self._finish(ending, fenced)
+
+    def _ending_instead_of(self, failure: _TryElsewhere) -> Ending | None:
+        """The ending, if the session was stopped meanwhile or has failed to start too often; else it is requeued."""
+        if self._cancel is not None:
+            return self._cancelled(_S.TERMINATED)
+        self._failures += failure.reason is Reason.FAILED_TO_CREATE
+        if self._failures >= self._session.max_attempts:
+            return Ending(_S.ERROR, failure.reason, self._first_failure, SessionResult.FAILURE)
+        return None
 
     async def _wait_for_a_node(self) -> Ending | None:
         """None once assigned. A cancel that crosses a placement is settled by the row lock in `finish_session`."""
@@ -155,24 +179,45 @@ class SessionWorkflow:
     async def _create(self) -> list[CreatedKernel] | Ending:
         """All kernels started, or the ending that came first."""
         self._show(_S.CREATING, "its containers are made")
-        work = asyncio.gather(*(self._create_one(kernel) for kernel in self._kernels))
-        recorded = self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
-        together = asyncio.gather(work, recorded)
+        made = [asyncio.create_task(self._create_one(kernel)) for kernel in self._kernels]
+        recorded = asyncio.create_task(
+            self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
+        )
+        together = asyncio.gather(*made, recorded)
         try:
             await workflow.wait_condition(lambda: together.done() or self._interrupted())
             if not together.done():
-                _drop(together)
                 return self._interruption()
-            return together.result()[0]
-        except ActivityError as error:
-            return self._creation_failed(error)
+            together.result()
+            return [one.result() for one in made]
+        except _NoNodeHelps as end:
+            return end.ending
+        finally:
+            # What is still being made when one kernel has failed must not act for a later attempt.
+            _drop(together, recorded, *made)
 
     async def _create_one(self, kernel: KernelSpec) -> CreatedKernel:
         try:
+            try:
+                return await self._start_create(kernel)
+            except ActivityError as error:
+                if _type_of(error) != contract.IMAGE_MISSING:
+                    raise
+            await self._pull(kernel)
             return await self._start_create(kernel)
         except ActivityError as error:
-            if _type_of(error) != contract.IMAGE_MISSING:
+            if is_cancelled_exception(error):
                 raise
+            cause = error.cause
+            message = getattr(cause, "message", "") or str(cause)
+            if _type_of(error) == contract.IMAGE_PULL_FAILED:
+                raise _NoNodeHelps(
+                    Ending(_S.ERROR, Reason.IMAGE_PULL_FAILED, message, SessionResult.FAILURE)
+                ) from error
+            self._first_failure = self._first_failure or message
+            raise _TryElsewhere(Reason.FAILED_TO_CREATE, message, avoid=kernel.agent_id) from error
+
+    async def _pull(self, kernel: KernelSpec) -> None:
         await self._local(SessionActivities.move_session, self._move(_S.PREPARING), "record PREPARING")
         self._show(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
         await workflow.execute_activity_method(
@@ -187,7 +232,6 @@ class SessionWorkflow:
             summary=f"pull {kernel.image} on {kernel.agent_id}",
         )
         await self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
-        return await self._start_create(kernel)
 
     async def _start_create(self, kernel: KernelSpec) -> CreatedKernel:
         return await workflow.execute_activity_method(
@@ -201,17 +245,6 @@ class SessionWorkflow:
             cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
             summary=f"create the container on {kernel.agent_id}",
         )
-
-    def _creation_failed(self, error: ActivityError) -> Ending:
-        """The ending, for what no other node can help; else raises _TryElsewhere."""
-        if is_cancelled_exception(error) and self._interrupted():
-            return self._interruption()
-        cause = error.cause
-        message = getattr(cause, "message", "") or str(cause)
-        if _type_of(error) == contract.IMAGE_PULL_FAILED:
-            return Ending(_S.ERROR, Reason.IMAGE_PULL_FAILED, message, SessionResult.FAILURE)
-        self._first_failure = self._first_failure or message
-        raise _TryElsewhere(Reason.FAILED_TO_CREATE, message) from error
 
     async def _wait_for_the_end(self) -> Ending:
         """A container's exit, a wish, a loss or a deadline, whichever comes first."""
@@ -228,29 +261,38 @@ class SessionWorkflow:
             await workflow.wait_condition(lambda: bool(self._exits) or self._interrupted(), timeout=timeout)
         except TimeoutError:
             return Ending(_S.TERMINATED, reason, f"ran for {timeout:g} s, its limit", SessionResult.FAILURE)
-        if self._exits:
-            return ending_of(next(iter(self._exits.values())))
-        return self._interruption()
+        exit = self._first_exit()
+        return ending_of(exit) if exit is not None else self._interruption()
 
-    async def _clean_up(self, ending: Ending) -> bool:
-        """The containers are gone (True: fenced on a lost node instead)."""
-        if not self._exits and self._lost is None:
-            self._show(_S.TERMINATING, f"stops: {ending.reason}")
-            await self._local(
-                SessionActivities.move_session,
-                self._move(_S.TERMINATING, reason=ending.reason, message=ending.message),
-                "record TERMINATING",
-            )
+    async def _clean_up(self, ending: Ending) -> list[str]:
+        """The containers are gone. Returns the lost nodes, where they are fenced instead."""
+        if not self._lost and (not self._exits or len(self._kernels) > 1):
+            await self._record_terminating(ending.reason, ending.message)
         return await self._remove_containers(grace_s=self._session.grace_s)
 
-    async def _remove_containers(self, *, grace_s: float) -> bool:
-        """True if a node is lost and its containers are fenced instead of proven gone."""
+    async def _make_room(self, failure: _TryElsewhere) -> list[str]:
+        """As `_clean_up`, after an attempt that is not the last: only who was preempted has a grace period."""
+        if failure.reason is not Reason.PREEMPTED:
+            return await self._remove_containers(grace_s=0)
+        await self._record_terminating(failure.reason, failure.message)
+        return await self._remove_containers(grace_s=self._session.grace_s)
+
+    async def _record_terminating(self, reason: str, message: str) -> None:
+        self._show(_S.TERMINATING, f"stops: {reason}")
+        await self._local(
+            SessionActivities.move_session,
+            self._move(_S.TERMINATING, reason=reason, message=message),
+            "record TERMINATING",
+        )
+
+    async def _remove_containers(self, *, grace_s: float) -> list[str]:
+        """Returns the nodes that are lost: their containers are fenced instead of proven gone."""
         fenced = await asyncio.gather(*(self._remove(kernel, grace_s) for kernel in self._kernels))
-        return any(fenced)
+        return sorted({kernel.agent_id for kernel, lost in zip(self._kernels, fenced, strict=True) if lost})
 
     async def _remove(self, kernel: KernelSpec, grace_s: float) -> bool:
-        """Asks until the node proves it or is lost. No deadline: without proof the allocation is held."""
-        while self._lost is None:
+        """Asks until the node proves it or is lost (True). No deadline: without proof the allocation is held."""
+        while kernel.agent_id not in self._lost:
             forced = self._forced()
             order = Destroy(kernel.session_id, kernel.kernel_id, kernel.attempt, 0 if forced else grace_s)
             task = workflow.start_activity_method(
@@ -266,7 +308,7 @@ class SessionWorkflow:
             )
             await workflow.wait_condition(
                 lambda task=task, forced=forced: (  # type: ignore[misc]
-                    task.done() or self._lost is not None or self._forced() != forced
+                    task.done() or kernel.agent_id in self._lost or self._forced() != forced
                 )
             )
             if not task.done():
@@ -286,16 +328,14 @@ class SessionWorkflow:
         if proof.exit is not None:
             self._exits.setdefault(proof.kernel_id, proof.exit)
 
-    async def _requeue(self, failure: _TryElsewhere, *, fenced: bool) -> None:
+    async def _requeue(self, failure: _TryElsewhere, fenced: list[str]) -> None:
         """PENDING again. A lost node's containers are stopped by its own fence before another node may start."""
-        avoid = self._kernels[0].agent_id
-        if self._lost is not None:
-            wait_s = self._lost.fenced_at - workflow.time()
-            if wait_s > 0:
-                await workflow.sleep(wait_s)
+        wait_s = max((lost.fenced_at for lost in self._lost.values()), default=0.0) - workflow.time()
+        if wait_s > 0:
+            await workflow.sleep(wait_s)
         self._attempt = await workflow.execute_local_activity_method(
             SessionActivities.requeue_session,
-            Requeue(self._session.session_id, self._attempt, failure.reason, failure.message, avoid, fenced),
+            Requeue(self._session.session_id, self._attempt, failure.reason, failure.message, failure.avoid, fenced),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
             summary=f"requeue: {failure.reason}",
@@ -303,18 +343,25 @@ class SessionWorkflow:
         # The scheduler can't have assigned the new attempt before the row was PENDING; what arrived since then is kept.
         if self._assignment is not None and self._assignment.attempt < self._attempt:
             self._assignment = None
-        self._lost = None
+        self._lost.clear()
         self._exits.clear()
+        self._preempt = None
+        if workflow.info().is_continue_as_new_suggested() and self._assignment is None and self._cancel is None:
+            workflow.continue_as_new(
+                replace(
+                    self._session, attempt=self._attempt, failures=self._failures, first_failure=self._first_failure
+                )
+            )
 
-    async def _finish(self, ending: Ending, *, fenced: bool) -> str:
+    async def _finish(self, ending: Ending, fenced: Sequence[str] = ()) -> str:
         """The row is terminal and what it held is released. From here nothing of the session is left."""
-        exits = list(self._exits.values())
-        if ending.exit_code is None and exits:
-            ending = replace(ending, exit_code=exits[0].exit_code)
+        exit = self._first_exit()
+        if ending.exit_code is None and exit is not None:
+            ending = replace(ending, exit_code=exit.exit_code)
         actor = self._cancel.actor if self._cancel is not None and ending.reason == self._cancel.reason else "workflow"
         status: str = await workflow.execute_local_activity_method(
             SessionActivities.finish_session,
-            Finish(self._session.session_id, ending, actor, fenced),
+            Finish(self._session.session_id, ending, actor, list(fenced)),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
             summary=f"record {ending.status}: {ending.reason}",
@@ -332,14 +379,12 @@ class SessionWorkflow:
             retry_policy=options.DATABASE_RETRY,
         )
         self._attempt = state.attempt
-        fenced = False
+        fenced: list[str] = []
         if state.kernels:
             self._assignment = Assignment(state.attempt, state.kernels)
             fenced = await self._remove_containers(grace_s=self._session.grace_s)
         message = "its workflow was terminated from outside"
-        return await self._finish(
-            Ending(_S.ERROR, Reason.CANCELLED_BY_ADMIN, message, SessionResult.FAILURE), fenced=fenced
-        )
+        return await self._finish(Ending(_S.ERROR, Reason.CANCELLED_BY_ADMIN, message, SessionResult.FAILURE), fenced)
 
     @property
     def _kernels(self) -> list[KernelSpec]:
@@ -348,18 +393,28 @@ class SessionWorkflow:
     def _is_current(self, exit: KernelExit) -> bool:
         return any(exit.kernel_id == one.kernel_id and exit.attempt == one.attempt for one in self._kernels)
 
+    def _first_exit(self) -> KernelExit | None:
+        """The main kernel's, if it has ended; else that of the one that ended first."""
+        first = next(iter(self._exits.values()), None)
+        return self._exits.get(self._kernels[0].kernel_id, first) if self._kernels else first
+
     def _interrupted(self) -> bool:
-        return self._cancel is not None or self._lost is not None
+        return self._cancel is not None or bool(self._lost) or self._preempt is not None
 
     def _interruption(self) -> Ending:
-        """The ending that a wish or a loss means; a lost node's requeue session tries elsewhere."""
+        """The ending that a wish, a loss or a preemption means; raises _TryElsewhere if it goes on elsewhere."""
         if self._cancel is not None:
             return self._cancelled(_S.TERMINATED)
-        assert self._lost is not None
-        if self._session.on_node_loss == NodeLossPolicy.REQUEUE:
-            self._first_failure = self._first_failure or self._lost.message
-            raise _TryElsewhere(Reason.NODE_LOST, self._lost.message)
-        return Ending(_S.ERROR, Reason.NODE_LOST, self._lost.message, SessionResult.FAILURE)
+        if self._lost:
+            lost = next(iter(self._lost.values()))
+            if self._session.on_node_loss == NodeLossPolicy.REQUEUE:
+                self._first_failure = self._first_failure or lost.message
+                raise _TryElsewhere(Reason.NODE_LOST, lost.message, avoid=lost.agent_id)
+            return Ending(_S.ERROR, Reason.NODE_LOST, lost.message, SessionResult.FAILURE)
+        assert self._preempt is not None
+        if self._preempt.requeue:
+            raise _TryElsewhere(Reason.PREEMPTED, self._preempt.message)
+        return Ending(_S.TERMINATED, Reason.PREEMPTED, self._preempt.message, SessionResult.FAILURE)
 
     def _cancelled(self, status: SessionStatus) -> Ending:
         assert self._cancel is not None
@@ -385,10 +440,11 @@ class SessionWorkflow:
         workflow.set_current_details(f"**{status}** (attempt {self._attempt}): {words}")
 
 
-def _drop(work: asyncio.Future[Any]) -> None:
+def _drop(*work: asyncio.Future[Any]) -> None:
     """Cancelled, and nobody waits for how it ends: destroying the kernels finds whatever it did."""
-    work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    work.cancel()
+    for one in work:
+        one.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        one.cancel()
 
 
 def _type_of(error: ActivityError) -> str:

@@ -58,6 +58,10 @@ class Runtime(ABC):
         """What the node could offer, in base units."""
 
     @abstractmethod
+    async def images(self) -> list[str]:
+        """The images on the node, by name and tag, sorted."""
+
+    @abstractmethod
     async def create(self, spec: KernelSpec) -> Started:
         """The container of (kernel, attempt) exists and was started; an existing one is adopted.
 

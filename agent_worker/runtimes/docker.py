@@ -80,6 +80,11 @@ def environment(spec: KernelSpec) -> dict[str, str]:
         "BACKENDAI_SESSION_ID": spec.session_id,
         "BACKENDAI_SESSION_NAME": spec.session_name,
         "BACKENDAI_KERNEL_ID": spec.kernel_id,
+        "BACKENDAI_CLUSTER_ROLE": spec.role,
+        "BACKENDAI_CLUSTER_IDX": str(spec.index),
+        "BACKENDAI_CLUSTER_HOST": spec.hostname,
+        "BACKENDAI_CLUSTER_HOSTS": ",".join(spec.cluster or [spec.hostname]),
+        "BACKENDAI_CLUSTER_SIZE": str(len(spec.cluster) or 1),
         **spec.env,
     }
 
@@ -103,6 +108,10 @@ class DockerRuntime(Runtime):
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)
         return {CPU: int(info["NCPU"]) * 1000, MEM: max(0, int(info["MemTotal"]) - 512 * 1024**2)}
+
+    async def images(self) -> list[str]:
+        found = await self._call(self._client.images)
+        return sorted({tag for image in found for tag in image.get("RepoTags") or () if tag != "<none>:<none>"})
 
     async def create(self, spec: KernelSpec) -> Started:
         with self.namespaces.take(spec.hostname) as namespace:

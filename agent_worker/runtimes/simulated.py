@@ -71,6 +71,9 @@ class SimulatedRuntime(Runtime):
     async def capacity(self) -> dict[str, int]:
         return {CPU: 16_000, MEM: 64 * 1024**3}
 
+    async def images(self) -> list[str]:
+        return []
+
     async def create(self, spec: KernelSpec) -> Started:
         await asyncio.sleep(float(spec.env.get("MOORAGE_SIM_CREATE_S", 0)))
         if spec.image.startswith("missing/"):

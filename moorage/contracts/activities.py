@@ -38,6 +38,9 @@ class SessionInput:
     batch_timeout_s: float = 0.0
     grace_s: float = 10.0
     max_attempts: int = 3
+    attempt: int = 0
+    failures: int = 0  # attempts that could not be created
+    first_failure: str = ""
     recovered: bool = False  # started by the reaper in place of a workflow that was killed: end what is left
 
 
@@ -183,7 +186,6 @@ class Finish:
     session_id: str
     ending: Ending
     actor: str
-    fenced: bool = False  # everywhere
     fenced_agents: list[str] = field(default_factory=list)
 
 
@@ -196,7 +198,6 @@ class Requeue:
     reason: str
     message: str
     avoid_agent: str
-    fenced: bool = False  # everywhere
     fenced_agents: list[str] = field(default_factory=list)
 
 

@@ -78,6 +78,17 @@ async def get(engine: AsyncEngine, name: str) -> Row:
     return dict(row)
 
 
+async def policy_in_force(engine: AsyncEngine, name: str) -> Policy | None:
+    """How the group decides now; None if it was removed."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text("SELECT policy, selector, options FROM resource_groups WHERE name = :name AND removed_at IS NULL"),
+            {"name": name},
+        )
+        row = rows.mappings().first()
+    return None if row is None else policy_of(dict(row))
+
+
 async def create(engine: AsyncEngine, name: str, columns: Row) -> None:
     """A new group, or a removed one again under its old name."""
     async with engine.begin() as connection:

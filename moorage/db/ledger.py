@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.domain.resources import Slots
-from moorage.domain.session import MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
-from moorage.scheduler.snapshot import NodeState, Placement, Refusal, Snapshot, WaitingKernel, WaitingSession
+from moorage.domain.session import IDLE, MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
+from moorage.scheduler.snapshot import Decisions, Placement, Preemption, Refusal
 from moorage.seal import Seal
 
 SCHEDULER_CHANNEL = "moorage_scheduler"
@@ -21,6 +19,8 @@ SESSION_CHANNEL = "moorage_session"
 _S = SessionStatus
 # A node that failed a session is avoided while another has room; the last few are remembered.
 _REMEMBERED_FAILURES = 5
+# The numbers in why a session waits change with each pass; only so many rows are written for that.
+_SHOWN_IN_FULL = 100
 
 
 class StaleEpoch(Exception):
@@ -45,73 +45,25 @@ async def take_epoch(engine: AsyncEngine, resource_group: str) -> int:
         return int(result.scalar_one())
 
 
-async def group_policy(engine: AsyncEngine, resource_group: str) -> tuple[str, str]:
-    """The policy and selector in force."""
-    async with engine.connect() as connection:
-        row = (
-            await connection.execute(
-                text("SELECT policy, selector FROM resource_groups WHERE name = :name"), {"name": resource_group}
-            )
-        ).one()
-        return str(row.policy), str(row.selector)
-
-
-async def read_snapshot(engine: AsyncEngine, resource_group: str, *, limit: int = 10_000) -> Snapshot:
-    """Nodes that may take work, and the waiting sessions (the `limit` first by priority and age)."""
-    async with engine.connect() as connection:
-        waiting = (
-            await connection.execute(
-                text(
-                    "SELECT s.id, s.priority, extract(epoch FROM s.created_at)::float8 AS submitted, s.attempt,"
-                    " s.avoid_agents, s.slots, k.id AS kernel_id FROM sessions s JOIN kernels k ON k.session_id = s.id"
-                    " WHERE s.status = 'PENDING' AND s.resource_group = :name"
-                    " ORDER BY s.priority DESC, s.created_at LIMIT :limit"
-                ),
-                {"name": resource_group, "limit": limit},
-            )
-        ).all()
-        if not waiting:
-            return Snapshot(time.time(), (), ())
-        slots = (
-            await connection.execute(
-                text(
-                    "SELECT a.id, a.architecture, c.slot, c.offered, c.used FROM agents a"
-                    " JOIN agent_slots c ON c.agent_id = a.id"
-                    " WHERE a.resource_group = :name AND a.status = 'ALIVE' AND a.schedulable"
-                ),
-                {"name": resource_group},
-            )
-        ).all()
-    nodes: dict[str, NodeState] = {}
-    for row in slots:
-        node = nodes.setdefault(row.id, NodeState(row.id, {}, {}, True, row.architecture))
-        node.capacity[row.slot] = row.offered
-        node.used[row.slot] = row.used
-    return Snapshot(
-        now=time.time(),
-        nodes=tuple(nodes.values()),
-        waiting=tuple(
-            WaitingSession(
-                session_id=str(row.id),
-                kernels=(WaitingKernel(str(row.kernel_id), dict(row.slots)),),
-                priority=row.priority,
-                submitted=row.submitted,
-                attempt=row.attempt,
-                avoid=frozenset(row.avoid_agents),
-            )
-            for row in waiting
-        ),
-    )
-
-
-async def commit_placements(
-    engine: AsyncEngine, resource_group: str, epoch: int, placements: Iterable[Placement], seal: Seal
+async def commit_decisions(
+    engine: AsyncEngine,
+    resource_group: str,
+    epoch: int,
+    decisions: Decisions,
+    seal: Seal,
+    *,
+    requeue_victims: bool = False,
 ) -> list[Assigned]:
-    """Gives each session its slots, if the epoch is current. One that doesn't fit any more is left out, alone."""
+    """Gives each session its slots and devices, if the epoch is current. One that no longer fits is left out, alone.
+
+    Keeps holds, skip counts and the cursor in the same transaction.
+    """
     assigned: list[Assigned] = []
     async with engine.begin() as connection:
         await _check_epoch(connection, resource_group, epoch)
-        for placement in placements:
+        agents = {agent_id for placement in decisions.placements for agent_id in placement.kernels.values()}
+        await _lock_slots(connection, agents)
+        for placement in decisions.placements:
             savepoint = await connection.begin_nested()
             try:
                 row = await _allocate(connection, placement)
@@ -122,8 +74,54 @@ async def commit_placements(
                 raise
             await savepoint.commit()
             if row is not None:
-                assigned.append(Assigned(row, kernel_specs(row, placement.kernels, seal)))
+                assigned.append(Assigned(row, kernel_specs(row, placement.kernels, placement.devices, seal)))
+        for preemption in decisions.preemptions:
+            await _keep_hold(connection, resource_group, preemption, requeue_victims)
+        await _keep_count(connection, resource_group, decisions, [str(one.row["id"]) for one in assigned])
     return assigned
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A session that must give its room up, and for whom."""
+
+    session_id: str
+    attempt: int
+    for_session: str
+    for_name: str
+    requeue: bool
+
+
+async def victims(engine: AsyncEngine, resource_group: str) -> list[Victim]:
+    """Sessions that hold room which is promised to others; they are told until they have left."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text(
+                "SELECT v.id::text AS session_id, v.attempt, h.session_id::text AS for_session, s.name AS for_name,"
+                " h.mode = 'requeue' AS requeue FROM holds h JOIN sessions s ON s.id = h.session_id"
+                " JOIN sessions v ON v.id = ANY(h.victims)"
+                " WHERE h.resource_group = :group AND h.until > now()"
+                " AND v.status IN ('SCHEDULED', 'PREPARING', 'CREATING', 'RUNNING')"
+            ),
+            {"group": resource_group},
+        )
+        return [Victim(**row) for row in rows.mappings()]
+
+
+async def with_failed_dependencies(engine: AsyncEngine, resource_group: str) -> list[tuple[Mapping[str, Any], str]]:
+    """(row, the name of what failed) of waiting sessions that must not run any more."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text(
+                f"SELECT DISTINCT ON (s.id) {_SESSION_COLUMNS}, t.name AS failed FROM sessions s"
+                " JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
+                " JOIN session_dependencies d ON d.session_id = s.id JOIN sessions t ON t.id = d.depends_on"
+                " WHERE s.status = 'PENDING' AND s.resource_group = :group AND s.on_dependency_failure = 'cancel'"
+                " AND t.status IN ('TERMINATED', 'CANCELLED', 'ERROR') AND t.result <> 'SUCCESS' ORDER BY s.id, t.name"
+            ),
+            {"group": resource_group},
+        )
+        return [(dict(row), row["failed"]) for row in rows.mappings()]
 
 
 async def scheduled_but_silent(
@@ -134,31 +132,32 @@ async def scheduled_but_silent(
         rows = (
             await connection.execute(
                 text(
-                    f"SELECT {_SESSION_COLUMNS}, k.id AS kernel_id, k.agent_id AS kernel_agent"
+                    f"SELECT {_SESSION_COLUMNS}, {_PLACED}"
                     " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
-                    " JOIN kernels k ON k.session_id = s.id"
                     " WHERE s.status = 'SCHEDULED' AND s.resource_group = :name"
                     " AND s.status_changed < now() - make_interval(secs => :age) LIMIT 1000"
                 ),
                 {"name": resource_group, "age": older_than_s},
             )
         ).mappings()
-        return [
-            Assigned(dict(row), kernel_specs(dict(row), {str(row["kernel_id"]): row["kernel_agent"]}, seal))
-            for row in rows
-        ]
+        return [Assigned(row, kernel_specs(row, *_placed(row), seal)) for row in map(dict, rows)]
 
 
-async def note_refusals(engine: AsyncEngine, refusals: Iterable[Refusal]) -> None:
-    """Keeps why each session waits, writing only what changed."""
-    rows = [{"id": refusal.session_id, "why": refusal.message} for refusal in refusals]
+async def note_refusals(engine: AsyncEngine, refusals: Sequence[Refusal]) -> None:
+    """Keeps why sessions wait: words with numbers for the first ones, else what kind of cause, if that changed."""
+    rows = [
+        {"id": refusal.session_id, "cause": str(refusal.cause), "why": refusal.message, "first": n < _SHOWN_IN_FULL}
+        for n, refusal in enumerate(refusals)
+    ]
     if not rows:
         return
     async with engine.begin() as connection:
         await connection.execute(
             text(
-                "UPDATE sessions s SET waiting_because = w.why FROM jsonb_to_recordset(CAST(:rows AS jsonb))"
-                " AS w(id uuid, why text) WHERE s.id = w.id AND s.status = 'PENDING' AND s.waiting_because <> w.why"
+                "UPDATE sessions s SET waiting_because = w.why, waiting_cause = w.cause"
+                " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w(id uuid, cause text, why text, first boolean)"
+                " WHERE s.id = w.id AND s.status = 'PENDING'"
+                " AND (s.waiting_cause <> w.cause OR (w.first AND s.waiting_because <> w.why))"
             ),
             {"rows": json.dumps(rows)},
         )
@@ -216,9 +215,19 @@ async def record_started(
 
 
 async def requeue(
-    engine: AsyncEngine, session_id: str, attempt: int, *, reason: str, message: str, avoid: str, fenced: bool
+    engine: AsyncEngine,
+    session_id: str,
+    attempt: int,
+    *,
+    reason: str,
+    message: str,
+    avoid: str = "",
+    fenced: Collection[str] = (),
 ) -> int:
-    """PENDING again with the next attempt, its slots released (or fenced). Idempotent by (session, attempt)."""
+    """PENDING again with the next attempt, its slots released (on `fenced` agents: held until proven gone).
+
+    Idempotent by (session, attempt). A node to `avoid` is tried last from now on.
+    """
     async with engine.begin() as connection:
         row = await _locked(connection, session_id)
         if _S(row["status"]) in TERMINAL or row["attempt"] != attempt:
@@ -226,8 +235,9 @@ async def requeue(
         await _let_go(connection, session_id, fenced=fenced)
         await connection.execute(
             text(
-                "UPDATE sessions SET avoid_agents = (array_append(array_remove(avoid_agents, :avoid), :avoid))"
-                "[greatest(1, cardinality(avoid_agents) - :keep + 1):], agent_id = NULL WHERE id = :id"
+                "UPDATE sessions SET avoid_agents = CASE WHEN :avoid = '' THEN avoid_agents ELSE"
+                " (array_append(array_remove(avoid_agents, :avoid), :avoid))"
+                "[greatest(1, cardinality(avoid_agents) - :keep + 1):] END, agent_id = NULL WHERE id = :id"
             ),
             {"avoid": avoid, "keep": _REMEMBERED_FAILURES, "id": session_id},
         )
@@ -245,8 +255,10 @@ async def requeue(
         return attempt + 1
 
 
-async def finish(engine: AsyncEngine, session_id: str, ending: Ending, *, actor: str, fenced: bool) -> str:
-    """The row is terminal and holds nothing (or what it holds is fenced). The first ending wins and is returned."""
+async def finish(
+    engine: AsyncEngine, session_id: str, ending: Ending, *, actor: str, fenced: Collection[str] = ()
+) -> str:
+    """The row is terminal and holds nothing (on `fenced` agents: until proven gone). The first ending wins."""
     async with engine.begin() as connection:
         row = await _locked(connection, session_id)
         status = _S(row["status"])
@@ -275,23 +287,37 @@ async def finish(engine: AsyncEngine, session_id: str, ending: Ending, *, actor:
 async def session_state(engine: AsyncEngine, session_id: str, seal: Seal) -> tuple[str, int, list[KernelSpec]]:
     """Status, attempt, and the kernels with the nodes they were placed on."""
     async with engine.connect() as connection:
-        rows = (
-            await connection.execute(
-                text(
-                    f"SELECT {_SESSION_COLUMNS}, k.id AS kernel_id, k.agent_id AS kernel_agent"
-                    " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
-                    " JOIN kernels k ON k.session_id = s.id WHERE s.id = :id"
-                ),
-                {"id": session_id},
+        row = (
+            (
+                await connection.execute(
+                    text(
+                        f"SELECT {_SESSION_COLUMNS}, {_PLACED}"
+                        " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
+                        " WHERE s.id = :id"
+                    ),
+                    {"id": session_id},
+                )
             )
-        ).mappings()
-        specs: list[KernelSpec] = []
-        status, attempt = str(_S.CANCELLED), 0
-        for row in rows:
-            status, attempt = row["status"], row["attempt"]
-            if row["kernel_agent"]:
-                specs += kernel_specs(dict(row), {str(row["kernel_id"]): row["kernel_agent"]}, seal)
-        return status, attempt, specs
+            .mappings()
+            .one_or_none()
+        )
+    if row is None:
+        return str(_S.CANCELLED), 0, []
+    found = dict(row)
+    return found["status"], found["attempt"], kernel_specs(found, *_placed(found), seal)
+
+
+async def start_row(engine: AsyncEngine, session_id: str) -> Mapping[str, Any]:
+    """What starting or telling the session's workflow needs."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text(
+                f"SELECT {_SESSION_COLUMNS} FROM sessions s JOIN users u ON u.id = s.user_id"
+                " JOIN projects p ON p.id = s.project_id WHERE s.id = :id"
+            ),
+            {"id": session_id},
+        )
+        return dict(rows.mappings().one())
 
 
 async def without_workflow(engine: AsyncEngine, older_than_s: float) -> list[Mapping[str, Any]]:
@@ -309,30 +335,51 @@ async def without_workflow(engine: AsyncEngine, older_than_s: float) -> list[Map
         return [dict(row) for row in rows.mappings()]
 
 
-def kernel_specs(row: Mapping[str, Any], placed: Mapping[str, str], seal: Seal) -> list[KernelSpec]:
+def kernel_specs(
+    row: Mapping[str, Any], placed: Mapping[str, str], devices: Mapping[str, Mapping[str, int]], seal: Seal
+) -> list[KernelSpec]:
+    """The kernels that have a node, the main one first; a gang's others idle, its command runs in the main one."""
     env: dict[str, str] = json.loads(seal.open(bytes(row["env"]))) if row["env"] else {}
-    slots: Slots = dict(row["slots"])
+    hosts = [f"{kernel['role']}{kernel['idx']}" for kernel in row["kernels"]]
     return [
         KernelSpec(
             session_id=str(row["id"]),
-            kernel_id=kernel_id,
+            kernel_id=kernel["id"],
             attempt=row["attempt"],
-            agent_id=agent_id,
+            agent_id=placed[kernel["id"]],
             image=row["image"],
-            command=list(row["command"]),
+            command=list(row["command"]) if kernel["role"] == "main" else list(IDLE),
             env=env,
-            slots=slots,
+            slots=dict(row["slots"]),
             session_name=row["name"],
+            hostname=host,
             on_node_loss=NodeLossPolicy(row["on_node_loss"]),
+            role=kernel["role"],
+            index=kernel["idx"],
+            cluster=hosts,
+            devices=dict(devices.get(kernel["id"], {})),
         )
-        for kernel_id, agent_id in placed.items()
+        for kernel, host in zip(row["kernels"], hosts, strict=True)
+        if kernel["id"] in placed
     ]
 
 
 _SESSION_COLUMNS = (
     "s.id, s.name, s.image, s.command, s.env, s.slots, s.attempt, s.status, s.resource_group, s.on_node_loss,"
-    " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, u.email AS user, p.name AS project"
+    " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, u.email AS user, p.name AS project,"
+    " (SELECT jsonb_agg(jsonb_build_object('id', k.id, 'role', k.role, 'idx', k.idx, 'agent', k.agent_id)"
+    "   ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels"
 )
+_PLACED = (
+    "(SELECT jsonb_object_agg(d.kernel_id, d.held) FROM (SELECT kernel_id, jsonb_object_agg(device_id, amount) AS held"
+    " FROM device_allocations WHERE attempt = s.attempt AND kernel_id IN"
+    " (SELECT id FROM kernels WHERE session_id = s.id) GROUP BY kernel_id) d) AS devices"
+)
+
+
+def _placed(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """(kernel → node, kernel → its devices), by the row."""
+    return {one["id"]: one["agent"] for one in row["kernels"] if one["agent"]}, dict(row["devices"] or {})
 
 
 async def _check_epoch(connection: AsyncConnection, resource_group: str, epoch: int) -> None:
@@ -368,6 +415,7 @@ async def _allocate(connection: AsyncConnection, placement: Placement) -> Mappin
     if moved is None:
         return None
     for kernel_id, agent_id in placement.kernels.items():
+        of_kernel = {"kernel": kernel_id, "agent": agent_id, "attempt": placement.attempt}
         await connection.execute(
             text(
                 "WITH a AS (SELECT id FROM agents WHERE id = :agent AND status = 'ALIVE' AND schedulable FOR SHARE),"
@@ -377,13 +425,21 @@ async def _allocate(connection: AsyncConnection, placement: Placement) -> Mappin
                 " FROM a, jsonb_each_text(CAST(:slots AS jsonb)) AS slots WHERE slots.value::bigint > 0"
             ),
             {
-                "kernel": kernel_id,
-                "agent": agent_id,
-                "attempt": placement.attempt,
+                **of_kernel,
                 "session": placement.session_id,
                 "slots": json.dumps(dict(sorted(moved["slots"].items()))),
             },
         )
+        if devices := placement.devices.get(kernel_id):
+            await connection.execute(
+                text(
+                    "INSERT INTO device_allocations (kernel_id, attempt, agent_id, device_id, slot, amount)"
+                    " SELECT :kernel, :attempt, d.agent_id, d.device_id, d.slot, w.value::int FROM devices d"
+                    " JOIN jsonb_each_text(CAST(:devices AS jsonb)) AS w ON w.key = d.device_id"
+                    " WHERE d.agent_id = :agent ORDER BY d.device_id"
+                ),
+                {**of_kernel, "devices": json.dumps(dict(devices))},
+            )
     held = await connection.execute(
         text("SELECT count(DISTINCT kernel_id) FROM allocations WHERE session_id = :id AND attempt = :attempt"),
         {"id": placement.session_id, "attempt": placement.attempt},
@@ -439,12 +495,85 @@ async def _set_status(
     return {**row, "status": str(to)}
 
 
-async def _let_go(connection: AsyncConnection, session_id: str, *, fenced: bool) -> None:
-    column = "fenced_at = COALESCE(fenced_at, now())" if fenced else "released_at = now()"
-    guard = "" if fenced else " AND fenced_at IS NULL"
-    await connection.execute(
-        text(f"UPDATE allocations SET {column} WHERE session_id = :id AND released_at IS NULL{guard}"),
+async def _let_go(connection: AsyncConnection, session_id: str, *, fenced: Collection[str]) -> None:
+    """Releases what the session holds; on the fenced agents it stays held until the node proves its container gone."""
+    agents = await connection.execute(
+        text("SELECT DISTINCT agent_id FROM allocations WHERE session_id = :id AND released_at IS NULL"),
         {"id": session_id},
+    )
+    await _lock_slots(connection, list(agents.scalars()))
+    await connection.execute(
+        text(
+            "UPDATE allocations SET fenced_at = now() WHERE session_id = :id AND released_at IS NULL"
+            " AND fenced_at IS NULL AND agent_id = ANY(:fenced)"
+        ),
+        {"id": session_id, "fenced": list(fenced)},
+    )
+    await connection.execute(
+        text(
+            "UPDATE allocations SET released_at = now() WHERE session_id = :id AND released_at IS NULL"
+            " AND fenced_at IS NULL"
+        ),
+        {"id": session_id},
+    )
+
+
+async def _lock_slots(connection: AsyncConnection, agents: Collection[str]) -> None:
+    """Always in the same order, so that a pass and an end never wait for each other."""
+    await connection.execute(
+        text("SELECT 1 FROM agent_slots WHERE agent_id = ANY(:agents) ORDER BY agent_id, slot FOR UPDATE"),
+        {"agents": list(agents)},
+    )
+
+
+async def _keep_hold(
+    connection: AsyncConnection, resource_group: str, preemption: Preemption, requeue_victims: bool
+) -> None:
+    """Room for one session; its victims are told by `victims` until they have left. Undone by time, or by its start."""
+    await connection.execute(
+        text(
+            "INSERT INTO holds (session_id, resource_group, kernels, victims, mode, until) VALUES (:id, :group,"
+            " CAST(:kernels AS jsonb), CAST(:victims AS uuid[]), :mode, to_timestamp(:until))"
+            " ON CONFLICT (session_id) DO UPDATE SET kernels = excluded.kernels, victims = excluded.victims,"
+            " until = excluded.until"
+        ),
+        {
+            "id": preemption.hold.session_id,
+            "group": resource_group,
+            "kernels": json.dumps(dict(preemption.hold.kernels)),
+            "victims": list(preemption.victims),
+            "mode": "requeue" if requeue_victims else "terminate",
+            "until": preemption.hold.until,
+        },
+    )
+
+
+async def _keep_count(
+    connection: AsyncConnection, resource_group: str, decisions: Decisions, started: Sequence[str]
+) -> None:
+    """Who was passed, where roundrobin stopped, and which holds and estimates are fulfilled or over."""
+    if decisions.skipped:
+        await connection.execute(
+            text("UPDATE sessions SET skips = skips + 1 WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'PENDING'"),
+            {"ids": list(decisions.skipped)},
+        )
+    if decisions.cursor:
+        await connection.execute(
+            text("UPDATE resource_groups SET cursor = :cursor WHERE name = :name AND cursor <> :cursor"),
+            {"cursor": decisions.cursor, "name": resource_group},
+        )
+    if started:
+        ids = {"ids": list(started)}
+        await connection.execute(text("DELETE FROM holds WHERE session_id = ANY(CAST(:ids AS uuid[]))"), ids)
+        await connection.execute(
+            text("UPDATE estimates SET started_at = now() WHERE session_id = ANY(CAST(:ids AS uuid[]))"), ids
+        )
+    await connection.execute(
+        text(
+            "DELETE FROM holds h USING sessions s WHERE s.id = h.session_id AND h.resource_group = :name"
+            " AND (h.until <= now() OR s.status <> 'PENDING')"
+        ),
+        {"name": resource_group},
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.domain.errors import InvalidRequest
@@ -42,18 +42,19 @@ async def register(engine: AsyncEngine, info: AgentInfo) -> None:
     """The node is ALIVE with this offer. A smaller offer than what is in use is reached as sessions end."""
     async with engine.begin() as connection:
         group = await connection.execute(
-            text("SELECT 1 FROM resource_groups WHERE name = :name"), {"name": info.resource_group}
+            text("SELECT 1 FROM resource_groups WHERE name = :name AND removed_at IS NULL"),
+            {"name": info.resource_group},
         )
         if group.scalar_one_or_none() is None:
             raise InvalidRequest(f"there is no resource group {info.resource_group!r}", code="unknown-resource-group")
         await connection.execute(
             text(
                 "INSERT INTO agents (id, resource_group, status, address, architecture, runtime, hostname, version,"
-                " incarnation) VALUES (:id, :resource_group, 'ALIVE', :address, :architecture, :runtime, :hostname,"
-                " :version, :incarnation) ON CONFLICT (id) DO UPDATE SET status = 'ALIVE',"
+                " incarnation, images) VALUES (:id, :resource_group, 'ALIVE', :address, :architecture, :runtime,"
+                " :hostname, :version, :incarnation, :images) ON CONFLICT (id) DO UPDATE SET status = 'ALIVE',"
                 " resource_group = excluded.resource_group, address = excluded.address,"
                 " architecture = excluded.architecture, runtime = excluded.runtime, hostname = excluded.hostname,"
-                " version = excluded.version, incarnation = excluded.incarnation,"
+                " version = excluded.version, incarnation = excluded.incarnation, images = excluded.images,"
                 " status_changed = CASE WHEN agents.status = 'ALIVE' THEN agents.status_changed ELSE now() END"
             ),
             {
@@ -65,6 +66,7 @@ async def register(engine: AsyncEngine, info: AgentInfo) -> None:
                 "hostname": info.hostname,
                 "version": info.version,
                 "incarnation": info.incarnation,
+                "images": info.images,
             },
         )
         await connection.execute(
@@ -83,9 +85,37 @@ async def register(engine: AsyncEngine, info: AgentInfo) -> None:
             ),
             {"id": info.agent_id, "slots": json.dumps(info.slots)},
         )
+        await _offer_devices(connection, info)
         await connection.execute(
             text("SELECT pg_notify(:channel, :payload)"),
             {"channel": SCHEDULER_CHANNEL, "payload": info.resource_group},
+        )
+
+
+async def _offer_devices(connection: AsyncConnection, info: AgentInfo) -> None:
+    """What the node has now; a device that it has no more takes nothing new, and what holds it goes on."""
+    await connection.execute(
+        text(
+            "INSERT INTO devices (agent_id, device_id, slot, total, numa, model, healthy)"
+            " SELECT :id, d.* FROM jsonb_to_recordset(CAST(:devices AS jsonb))"
+            " AS d(device_id text, slot text, total int, numa int, model text, healthy boolean)"
+            " ON CONFLICT (agent_id, device_id) DO UPDATE SET slot = excluded.slot, numa = excluded.numa,"
+            " total = GREATEST(excluded.total, devices.used), model = excluded.model, healthy = excluded.healthy"
+        ),
+        {"id": info.agent_id, "devices": json.dumps([asdict(device) for device in info.devices])},
+    )
+    await connection.execute(
+        text("UPDATE devices SET healthy = false WHERE agent_id = :id AND NOT device_id = ANY(:there)"),
+        {"id": info.agent_id, "there": [device.device_id for device in info.devices]},
+    )
+
+
+async def note_images(engine: AsyncEngine, agent_id: str, images: Sequence[str]) -> None:
+    """The images on the node, for the scheduler's choice."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE agents SET images = :images WHERE id = :id AND images <> :images"),
+            {"id": agent_id, "images": list(images)},
         )
 
 
@@ -121,6 +151,9 @@ async def release_fenced(engine: AsyncEngine, agent_id: str, still_there: Iterab
     """Frees what was held for the node while it was lost, but for the kernels that still have a container."""
     held = json.dumps([{"kernel_id": kernel_id, "attempt": attempt} for kernel_id, attempt in still_there])
     async with engine.begin() as connection:
+        await connection.execute(
+            text("SELECT 1 FROM agent_slots WHERE agent_id = :agent ORDER BY slot FOR UPDATE"), {"agent": agent_id}
+        )
         freed = await connection.execute(
             text(
                 "UPDATE allocations a SET released_at = now() WHERE a.agent_id = :agent AND a.fenced_at IS NOT NULL"
@@ -154,3 +187,27 @@ async def mark_lost(engine: AsyncEngine, agent_id: str) -> list[str]:
             {"agent": agent_id},
         )
         return [str(row.id) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """A session that holds room on a node; `moves` if it may go on elsewhere."""
+
+    session_id: str
+    attempt: int
+    moves: bool
+
+
+async def close_off(engine: AsyncEngine, agent_id: str) -> list[Occupant]:
+    """The node takes nothing new. Returns what holds room on it."""
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE agents SET schedulable = false WHERE id = :id"), {"id": agent_id})
+        rows = await connection.execute(
+            text(
+                "SELECT DISTINCT s.id::text AS session_id, s.attempt, s.on_node_loss = 'requeue' AS moves"
+                " FROM kernels k JOIN sessions s ON s.id = k.session_id"
+                f" WHERE k.agent_id = :agent AND s.status IN {_EXPECTED} ORDER BY 1"
+            ),
+            {"agent": agent_id},
+        )
+        return [Occupant(**row) for row in rows.mappings()]

@@ -1,7 +1,7 @@
 """Slots: what a node has and a session asks for, as whole numbers of a base unit.
 
-`cpu` counts millicores, `mem` bytes, a slot that ends in `.shares` hundredths of a device; every other slot counts whole
-devices or slices. Whole numbers add up without rounding, fit a database column, and survive JSON.
+`cpu` counts millicores, `mem` bytes, a slot that ends in `.shares` hundredths of a device; every other slot counts
+whole devices or slices. Whole numbers add up without rounding, fit a database column, and survive JSON.
 """
 
 from __future__ import annotations

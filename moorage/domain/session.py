@@ -20,6 +20,9 @@ class SessionStatus(StrEnum):
     ERROR = "ERROR"
 
 
+# What a container runs that has nothing to do but be there.
+IDLE = ("tail", "-f", "/dev/null")
+
 _S = SessionStatus
 TERMINAL = frozenset({_S.TERMINATED, _S.CANCELLED, _S.ERROR})
 HOLDS_RESOURCES = frozenset(

@@ -152,7 +152,8 @@ class Hold:
 class Head(StrEnum):
     """What a session that doesn't fit means for those behind it.
 
-    `easy`: it holds a reservation, and others pass if they don't delay it. `strict`: nobody passes. `none`: all may.
+    `easy`: it holds a reservation, and others may pass if they don't delay it. `strict`: nobody passes. `none`: all
+    may.
     """
 
     EASY = "easy"

@@ -8,6 +8,8 @@ from api.group_schemas import GroupOptions, PutLimit
 from api.main import build
 from moorage import plugins
 from moorage.cli.main import app as moor
+from moorage.scheduler.order import ORDERS
+from moorage.scheduler.score import SELECTORS
 from moorage.settings import CLIENT_VARIABLES, Settings
 from tests.support.builders import KEYS
 
@@ -47,8 +49,8 @@ def test_each_route_is_documented() -> None:
 def test_each_order_selector_and_option_is_documented() -> None:
     text = (DOCS / "scheduling.md").read_text()
     words = [
-        *plugins.BUILT_IN_ORDERS,
-        *plugins.BUILT_IN_SELECTORS,
+        *ORDERS,
+        *SELECTORS,
         *GroupOptions.model_fields,
         *PutLimit.model_fields,
         plugins.ORDERS_GROUP,

@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db import ledger, nodes
 from moorage.db.invariants import violations
+from moorage.db.snapshots import read_snapshot
 from moorage.domain.session import Ending, Reason, SessionStatus
 from moorage.scheduler.decide import decide
-from moorage.scheduler.snapshot import Placement, Policy
+from moorage.scheduler.snapshot import Decisions, Placement, Policy
 from moorage.seal import Seal
 from tests.support.builders import KEYS, a_pending_session, a_user, an_agent
 
@@ -37,8 +38,8 @@ async def status_of(engine: AsyncEngine, session_id: str) -> str:
 
 
 async def place(engine: AsyncEngine, epoch: int) -> list[ledger.Assigned]:
-    snapshot = await ledger.read_snapshot(engine, "default")
-    return await ledger.commit_placements(engine, "default", epoch, decide(snapshot, Policy()).placements, SEAL)
+    snapshot = await read_snapshot(engine, "default")
+    return await ledger.commit_decisions(engine, "default", epoch, decide(snapshot, Policy()), SEAL)
 
 
 async def test_a_session_takes_its_slots_and_gives_them_back_once(engine: AsyncEngine, database_url: str) -> None:
@@ -49,8 +50,8 @@ async def test_a_session_takes_its_slots_and_gives_them_back_once(engine: AsyncE
     assert await used_cpu(engine) == 1000
     assert await ledger.move(engine, session_id, 0, SessionStatus.CREATING)
     assert await ledger.record_started(engine, session_id, 0, {kernel_id: "c1"}, "on n1")
-    assert await ledger.finish(engine, session_id, DONE, actor="workflow", fenced=False) == "TERMINATED"
-    assert await ledger.finish(engine, session_id, DONE, actor="workflow", fenced=False) == "TERMINATED"
+    assert await ledger.finish(engine, session_id, DONE, actor="workflow") == "TERMINATED"
+    assert await ledger.finish(engine, session_id, DONE, actor="workflow") == "TERMINATED"
     assert await used_cpu(engine) == 0
     assert await violations(database_url) == []
 
@@ -58,8 +59,8 @@ async def test_a_session_takes_its_slots_and_gives_them_back_once(engine: AsyncE
 async def test_the_first_terminal_status_wins(engine: AsyncEngine) -> None:
     session_id, _ = await a_pending_session(engine, await a_user(engine))
     cancelled = Ending(SessionStatus.CANCELLED, Reason.USER_REQUESTED)
-    assert await ledger.finish(engine, session_id, cancelled, actor="user", fenced=False) == "CANCELLED"
-    assert await ledger.finish(engine, session_id, DONE, actor="workflow", fenced=False) == "CANCELLED"
+    assert await ledger.finish(engine, session_id, cancelled, actor="user") == "CANCELLED"
+    assert await ledger.finish(engine, session_id, DONE, actor="workflow") == "CANCELLED"
     assert not await ledger.move(engine, session_id, 0, SessionStatus.CREATING)
 
 
@@ -78,8 +79,8 @@ async def test_a_placement_that_no_longer_fits_is_left_out_alone(engine: AsyncEn
     user = await a_user(engine)
     both = [await a_pending_session(engine, user) for _ in range(2)]
     epoch = await ledger.take_epoch(engine, "default")
-    greedy = [Placement(session, 0, {kernel: "n1"}) for session, kernel in both]
-    assigned = await ledger.commit_placements(engine, "default", epoch, greedy, SEAL)
+    greedy = Decisions(tuple(Placement(session, 0, {kernel: "n1"}) for session, kernel in both))
+    assigned = await ledger.commit_decisions(engine, "default", epoch, greedy, SEAL)
     assert [str(one.row["id"]) for one in assigned] == [both[0][0]]
     assert await status_of(engine, both[1][0]) == "PENDING"
     assert await violations(database_url) == []
@@ -107,10 +108,20 @@ async def test_a_requeued_session_is_first_tried_elsewhere(engine: AsyncEngine, 
     [first] = await place(engine, epoch)
     agent = first.kernels[0].agent_id
     again = await ledger.requeue(
-        engine, session_id, 0, reason=Reason.FAILED_TO_CREATE, message="refused", avoid=agent, fenced=False
+        engine,
+        session_id,
+        0,
+        reason=Reason.FAILED_TO_CREATE,
+        message="refused",
+        avoid=agent,
     )
     repeated = await ledger.requeue(
-        engine, session_id, 0, reason=Reason.FAILED_TO_CREATE, message="refused", avoid=agent, fenced=False
+        engine,
+        session_id,
+        0,
+        reason=Reason.FAILED_TO_CREATE,
+        message="refused",
+        avoid=agent,
     )
     assert (again, repeated) == (1, 1)
     [second] = await place(engine, epoch)
@@ -127,7 +138,7 @@ async def test_what_a_lost_node_held_is_freed_when_it_proves_its_containers_gone
     await place(engine, await ledger.take_epoch(engine, "default"))
     assert await nodes.mark_lost(engine, "n1") == [session_id]
     lost = Ending(SessionStatus.ERROR, Reason.NODE_LOST, "lost", "FAILURE")
-    await ledger.finish(engine, session_id, lost, actor="workflow", fenced=True)
+    await ledger.finish(engine, session_id, lost, actor="workflow", fenced=["n1"])
     assert await used_cpu(engine) == 1000
     assert await nodes.release_fenced(engine, "n1", [(kernel_id, 0)]) == 0
     assert await nodes.release_fenced(engine, "n1", []) == 2
@@ -141,7 +152,7 @@ async def test_a_smaller_node_is_reached_as_sessions_end(engine: AsyncEngine, da
     await place(engine, await ledger.take_epoch(engine, "default"))
     await nodes.register(engine, an_agent(cpu=2000))
     assert await violations(database_url) == []
-    await ledger.finish(engine, session_id, DONE, actor="workflow", fenced=False)
+    await ledger.finish(engine, session_id, DONE, actor="workflow")
     assert await violations(database_url) == []
     assert await used_cpu(engine) == 0
 
@@ -152,7 +163,7 @@ async def test_racing_finishes_release_once(engine: AsyncEngine, database_url: s
     await place(engine, await ledger.take_epoch(engine, "default"))
     async with asyncio.TaskGroup() as group:
         for _ in range(5):
-            group.create_task(ledger.finish(engine, session_id, DONE, actor="workflow", fenced=False))
+            group.create_task(ledger.finish(engine, session_id, DONE, actor="workflow"))
     assert await used_cpu(engine) == 0
     assert await violations(database_url) == []
 

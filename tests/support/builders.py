@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.domain.ids import new_id
-from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.node import AgentInfo, ContainerSeen, Device
 from moorage.scheduler.snapshot import NodeState, WaitingKernel, WaitingSession
 
 KEYS = "k1:" + "11" * 32
@@ -24,11 +24,16 @@ def an_agent(
     resource_group: str = "default",
     architecture: str = "x86_64",
     slots: dict[str, int] | None = None,
+    devices: list[Device] | None = None,
+    images: list[str] | None = None,
 ) -> AgentInfo:
+    offered = {"cpu": cpu, "mem": mem, **(slots or {})}
+    for device in devices or []:
+        offered[device.slot] = offered.get(device.slot, 0) + device.total
     return AgentInfo(
         agent_id,
         resource_group,
-        {"cpu": cpu, "mem": mem, **(slots or {})},
+        offered,
         "http://127.0.0.1:1",
         architecture,
         "simulated",
@@ -36,6 +41,8 @@ def an_agent(
         "0",
         "i1",
         containers or [],
+        devices=devices or [],
+        images=images or [],
     )
 
 
@@ -71,30 +78,45 @@ async def a_user(engine: AsyncEngine, email: str = "ada@example.org") -> str:
 
 
 async def a_pending_session(
-    engine: AsyncEngine, user_id: str, *, cpu: int = 1000, mem: int = GIB, name: str = ""
+    engine: AsyncEngine,
+    user_id: str,
+    *,
+    cpu: int = 1000,
+    mem: int = GIB,
+    name: str = "",
+    kernels: int = 1,
+    slots: dict[str, int] | None = None,
+    after: str = "",
+    **columns: object,
 ) -> tuple[str, str]:
-    """(session id, kernel id) of a row that waits."""
-    session_id, kernel_id = new_id(), new_id()
+    """(session id, main kernel id) of a row that waits; `after` names a session that it depends on."""
+    session_id, kernel_ids = new_id(), [new_id() for _ in range(kernels)]
+    more = "".join(f", {column}" for column in columns)
     async with engine.begin() as connection:
         await connection.execute(
             text(
                 "INSERT INTO sessions (id, name, user_id, project_id, domain, resource_group, type, image, command,"
                 " slots, priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status,"
-                " result, attempt) VALUES (:id, :name, :user, '00000000-0000-4000-8000-000000000001', 'default',"
+                f" result, attempt, cluster_size{more})"
+                " VALUES (:id, :name, :user, '00000000-0000-4000-8000-000000000001', 'default',"
                 " 'default', 'batch', 'img', '{true}', CAST(:slots AS jsonb), 10, 'fail', 0, 0, 0, 10,"
-                " 'PENDING', 'UNDEFINED', 0)"
+                f" 'PENDING', 'UNDEFINED', 0, :kernels{more.replace(', ', ', :')})"
             ),
             {
                 "id": session_id,
                 "name": name or f"s-{session_id[:8]}",
                 "user": user_id,
-                "slots": json.dumps({"cpu": cpu, "mem": mem}),
+                "slots": json.dumps({"cpu": cpu, "mem": mem, **(slots or {})}),
+                "kernels": kernels,
+                **columns,
             },
         )
-        await connection.execute(
-            text("INSERT INTO kernels (id, session_id, role, idx) VALUES (:k, :s, 'main', 1)"),
-            {"k": kernel_id, "s": session_id},
-        )
+        for n, kernel_id in enumerate(kernel_ids):
+            role, idx = ("main", 1) if n == 0 else ("sub", n)
+            await connection.execute(
+                text("INSERT INTO kernels (id, session_id, role, idx) VALUES (:k, :s, :role, :idx)"),
+                {"k": kernel_id, "s": session_id, "role": role, "idx": idx},
+            )
         await connection.execute(
             text(
                 "INSERT INTO transitions (session_id, seq, to_status, actor, reason, message, attempt)"
@@ -102,4 +124,8 @@ async def a_pending_session(
             ),
             {"s": session_id},
         )
-    return session_id, kernel_id
+        if after:
+            await connection.execute(
+                text("INSERT INTO session_dependencies VALUES (:s, :d)"), {"s": session_id, "d": after}
+            )
+    return session_id, kernel_ids[0]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +25,15 @@ _MOOR = str(Path(sys.executable).parent / "moor")
 class Cluster:
     """Its requests are repeated while a part is away, as a patient client's are."""
 
-    def __init__(self, folder: Path, *, runtime: str, agents: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *, runtime: str, agents: int = 1, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`environment` is added to that of all parts."""
         self.folder = folder
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")},
             "MOORAGE_CONFIG_DIR": str(folder / "client"),
+            **(environment or {}),
         }
         port = _free_block(agents)
         up = self.moor(

@@ -42,7 +42,7 @@ STATEMENTS = [
         max_pending integer CHECK (max_pending >= 0), max_pending_slots jsonb NOT NULL DEFAULT '{}',
         weight float8 NOT NULL DEFAULT 1 CHECK (weight > 0), PRIMARY KEY (scope, name))""",
     "ALTER TABLE agents ADD images text[] NOT NULL DEFAULT '{}'",
-    # `total` is 1 for whole devices and slices, 100 for shares of one. A device that a node lost stays until it is free.
+    # `total` is 1 for whole devices and slices, 100 for shares of one.
     """CREATE TABLE devices (
         agent_id text NOT NULL REFERENCES agents, device_id text NOT NULL, slot text NOT NULL,
         total integer NOT NULL CHECK (total > 0), used integer NOT NULL DEFAULT 0,

@@ -1,0 +1,607 @@
+"""Passes over one resource group. What the passes share is kept warm; `decide` is a planner that makes one pass."""
+
+from __future__ import annotations
+
+import gc
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moorage.scheduler import backfill, preempt, reasons
+from moorage.scheduler.backfill import Release
+from moorage.scheduler.feasible import Tenants, Told, barred, limit
+from moorage.scheduler.order import ORDERS, Account, Level, Order, Sharing
+from moorage.scheduler.place import Need, Room, Seat, Shape
+from moorage.scheduler.queue import Line, Next, Queue, paths
+from moorage.scheduler.score import SELECTORS, Selector
+from moorage.scheduler.snapshot import (
+    Cause,
+    Decisions,
+    Head,
+    Hold,
+    NodeState,
+    Owner,
+    Placement,
+    Policy,
+    Preemption,
+    PreemptionMode,
+    Refusal,
+    Reservation,
+    RunningSession,
+    Snapshot,
+    TenantState,
+    WaitingSession,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is different since the last pass. A row that is named replaces the one of the same id; holds replace all."""
+
+    nodes: tuple[NodeState, ...] = ()
+    removed_nodes: tuple[str, ...] = ()
+    waiting: tuple[WaitingSession, ...] = ()
+    removed_waiting: tuple[str, ...] = ()
+    running: tuple[RunningSession, ...] = ()
+    removed_running: tuple[str, ...] = ()
+    tenants: tuple[TenantState, ...] = ()
+    holds: tuple[Hold, ...] | None = None
+    cursor: str | None = None
+
+
+class Planner:
+    """Decides passes. `apply` says what changed between them; a pass itself changes nothing that the next one sees.
+
+    Time must not run backwards between passes. The words of a refusal are those of the pass that found its cause; they
+    stay while the cause stays, so that 100,000 sessions that wait on cost nothing.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        policy: Policy,
+        *,
+        orders: Mapping[str, Order] = ORDERS,
+        selectors: Mapping[str, Selector] = SELECTORS,
+    ) -> None:
+        self.policy = policy
+        self.order = orders[policy.order]
+        self.selector = selectors[policy.selector]
+        self.shares = isinstance(self.order, Sharing)
+        self.nodes = {node.agent_id: node for node in snapshot.nodes}
+        self.waiting = {session.session_id: session for session in snapshot.waiting}
+        self.running = {session.session_id: session for session in snapshot.running}
+        self.holds = snapshot.holds
+        self.cursor = snapshot.cursor
+        self.now = snapshot.now
+        with _uncollected():
+            self._read_tenants(snapshot.tenants)
+            self._read_nodes()
+
+    def decide(self, now: float | None = None) -> Decisions:
+        """One pass at `now` (the snapshot's or the last one's if not given)."""
+        self.now = self.now if now is None else now
+        with _uncollected():
+            made = _Pass(self)
+            decisions = made.run()
+            made.roll_back()
+        return decisions
+
+    def decide_last(self) -> Decisions:
+        """The same, after which the planner is of no more use."""
+        with _uncollected():
+            return _Pass(self).run()
+
+    def snapshot(self) -> Snapshot:
+        """All that is known, as one value."""
+        return Snapshot(
+            self.now,
+            tuple(self.nodes.values()),
+            tuple(self.waiting.values()),
+            tuple(self.running.values()),
+            tuple(self.tenants.states.values()),
+            self.holds,
+            self.cursor,
+        )
+
+    def apply(self, changes: Changes) -> None:
+        """Takes in what changed. Cheap for use and sessions; a node that is new, gone or different is read with all."""
+        if changes.holds is not None:
+            self.holds = changes.holds
+        if changes.cursor is not None:
+            self.cursor = changes.cursor
+        anew = self._apply_nodes(changes)
+        for session_id in changes.removed_running:
+            self._forget_running(session_id)
+        for session in changes.running:
+            self._forget_running(session.session_id)
+            self.running[session.session_id] = session
+            self._count_running(session)
+        for session_id in changes.removed_waiting:
+            self._forget_waiting(session_id)
+        for waiting in changes.waiting:
+            self._forget_waiting(waiting.session_id)
+            self.waiting[waiting.session_id] = waiting
+        if changes.tenants and not self._apply_tenants(changes.tenants):
+            anew = True
+        if anew:
+            self._read_nodes()
+            return
+        for waiting in changes.waiting:
+            self._enqueue(waiting)
+
+    # Reading.
+
+    def _read_tenants(self, tenants: Iterable[TenantState]) -> None:
+        self.tenants = Tenants(tenants)
+
+    def _read_nodes(self) -> None:
+        """Everything that depends on which nodes there are, so everything."""
+        self.room = Room(self.nodes.values(), self.selector)
+        self.settled = 0  # where the room's log stood when the last pass began
+        self.told: dict[int, Told] = {}
+        self.refusals: dict[str, Refusal] = {}
+        self._read_capacity()
+        self.on_row: dict[int, dict[str, preempt.Held]] = {}
+        self._owners: dict[tuple[str, str, str, str], tuple[Level, ...]] = {}
+        self.accounts: dict[Level, Account] = {}
+        for session in self.running.values():
+            self._count_running(session, log=False)
+        self._later: list[tuple[float, str]] = []
+        self.queue = Queue(self.order, self.policy, self.tenants)
+        ready = [session for session in self.waiting.values() if not self._bar(session)]
+        shape = self.room.shape
+        self.queue.fill((session, shape(session)) for session in ready)
+
+    def _read_capacity(self) -> None:
+        self.counted = [slot for slot, whole in zip(self.room.slots, self.room.offered, strict=True) if whole > 0]
+        self.offered = [int(whole) for whole in self.room.offered if whole > 0]
+        self.place_of = {slot: place for place, slot in enumerate(self.counted)}
+
+    def _apply_nodes(self, changes: Changes) -> bool:
+        anew = False
+        for agent_id in changes.removed_nodes:
+            gone = self.nodes.pop(agent_id, None)
+            anew |= gone is not None and gone.schedulable
+        for node in changes.nodes:
+            self.nodes[node.agent_id] = node
+            anew = anew or not self.room.update(node)
+        return anew
+
+    def _apply_tenants(self, tenants: tuple[TenantState, ...]) -> bool:
+        if not self.tenants.replace(tenants):
+            known = {**self.tenants.states, **{(state.scope, state.name): state for state in tenants}}
+            self._read_tenants(known.values())
+            return False
+        for level, account in list(self.accounts.items()):
+            self.accounts[level] = replace(account, decayed=self._decayed(level), weight=self._weight(level))
+        return True
+
+    # Sessions.
+
+    def _enqueue(self, session: WaitingSession) -> None:
+        if not self._bar(session):
+            self.queue.add(session, self.room.shape(session))
+
+    def _bar(self, session: WaitingSession) -> bool:
+        told = barred(session, self.policy, self.now)
+        if told is None:
+            return False
+        self.refusals[session.session_id] = Refusal(session.session_id, *told)
+        if told[0] is Cause.NOT_YET:
+            insort(self._later, (session.not_before, session.session_id))
+        return True
+
+    def admit_due(self) -> None:
+        """Sessions whose time has come join the queue."""
+        while self._later and self._later[0][0] <= self.now:
+            not_before, session_id = self._later.pop(0)
+            session = self.waiting.get(session_id)
+            if session is not None and session.not_before == not_before and session_id not in self.queue:
+                self.refusals.pop(session_id, None)
+                self._enqueue(session)
+
+    def _forget_waiting(self, session_id: str) -> None:
+        if self.waiting.pop(session_id, None) is None:
+            return
+        self.refusals.pop(session_id, None)
+        if session_id in self.queue:
+            self.queue.remove(session_id)
+
+    def _count_running(self, session: RunningSession, *, sign: int = 1, log: bool = True) -> None:
+        for kernel in session.kernels:
+            row = self.room.row_of.get(kernel.agent_id)
+            if row is not None:
+                here = self.on_row.setdefault(row, {})
+                if sign > 0:
+                    here[kernel.kernel_id] = (session, kernel)
+                else:
+                    here.pop(kernel.kernel_id, None)
+                if log:
+                    self.room.log.append(row)
+        levels = self.levels(session.owner) if self.shares else ()
+        if levels:
+            for kernel in session.kernels:
+                self.charge(levels, kernel.slots, sign=sign)
+
+    def _forget_running(self, session_id: str) -> None:
+        session = self.running.pop(session_id, None)
+        if session is not None:
+            self._count_running(session, sign=-1)
+
+    # Use, for the orders that look at it.
+
+    def levels(self, owner: Owner) -> tuple[Level, ...]:
+        key = (owner.user, owner.project, owner.domain, owner.keypair)
+        found = self._owners.get(key)
+        if found is None:
+            found = self._owners[key] = paths(self.order, owner)
+        return found
+
+    def charge(self, levels: Iterable[Level], slots: Mapping[str, int], *, sign: int = 1) -> None:
+        for level in levels:
+            held = self.account(level).held
+            assert isinstance(held, list)
+            for slot, amount in slots.items():
+                place = self.place_of.get(slot)
+                if place is not None:
+                    held[place] += sign * amount
+
+    def account(self, level: Level) -> Account:
+        found = self.accounts.get(level)
+        if found is None:
+            found = Account([0] * len(self.counted), self._decayed(level), self._weight(level))
+            self.accounts[level] = found
+        return found
+
+    def burden(self, level: Level) -> float:
+        assert isinstance(self.order, Sharing)
+        return self.order.burden(self.account(level), self.offered, self.policy)
+
+    def _decayed(self, level: Level) -> list[float]:
+        used = self.tenants.decayed(level)
+        return [used.get(slot, 0.0) for slot in self.counted]
+
+    def _weight(self, level: Level) -> float:
+        scope, name = level
+        return self.tenants.weight(level, (scope, name.split("@")[0]))
+
+
+class _Pass:
+    """One pass: what it placed and kept so far. At its end the planner is as before."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        self.room = planner.room
+        self.policy = planner.policy
+        self.now = planner.now
+        self.placements: list[Placement] = []
+        self.undo: list[tuple[Seat, bool]] = []
+        self.placed: dict[str, tuple[tuple[Level, ...], dict[str, int]]] = {}
+        self.ending: dict[int, list[Release]] = {}
+        self.held_for: dict[str, Hold] = {}
+        self.head: WaitingSession | None = None
+        self.promise: backfill.Promise | None = None
+        self.passed_head = False
+        self.preemptions: list[Preemption] = []
+        self.reservations: list[Reservation] = []
+
+    def run(self) -> Decisions:
+        planner, room = self.planner, self.room
+        start = len(room.log)
+        planner.admit_due()
+        room.revive(planner.settled)
+        planner.settled = start
+        room.cursor = planner.cursor
+        self._keep_holds()
+        self._look_at_all()
+        refusals = self._refuse()
+        skipped = (self.head.session_id,) if self.head is not None and self.passed_head else ()
+        return Decisions(
+            tuple(self.placements), refusals, tuple(self.preemptions), tuple(self.reservations), skipped, room.cursor
+        )
+
+    # Looking at sessions.
+
+    def _look_at_all(self) -> None:
+        walk = self.planner.queue.walk(self.planner.burden, self._may_start)
+        try:
+            line, session_id = next(walk)
+            while True:
+                done = self._look_at(line, session_id)
+                if done is None:
+                    return
+                line, session_id = walk.send(done)
+        except StopIteration:
+            return
+
+    def _may_start(self, line: Line) -> bool:
+        """Whether it is worth to look at a line; until the head is known, it may be the head's."""
+        return self.head is None or not line.shape.hopeless or self._is_short(line)
+
+    def _look_at(self, line: Line, session_id: str) -> Next | None:
+        """None ends the pass."""
+        shape = line.shape
+        if session_id in self.placed:
+            return Next.PASSED
+        if not shape.possible or (self.head is not None and shape.hopeless and not self._is_short(line)):
+            return Next.DROPPED
+        if line.tenants and limit(line.tenants, shape.total) is not None:
+            return Next.DROPPED
+        session = self.planner.waiting[session_id]
+        if not shape.hopeless:
+            seats = self.room.plan(shape, session.avoid)
+            if seats is not None:
+                self._place(session, line, seats)
+                return Next.PLACED
+            self.room.despair(shape)
+        if self._is_short(line) and self._place_before_promise(session, line):
+            return Next.PLACED
+        if self.head is None:
+            if session_id in self.held_for:
+                return Next.PASSED
+            self._make_head(session, shape)
+            if self.policy.head is Head.STRICT:
+                return None
+        return Next.DROPPED
+
+    def _place(self, session: WaitingSession, line: Line, seats: list[Seat], *, short: bool = False) -> None:
+        if len(seats) < len(session.kernels):
+            seats = _split(seats[0], session, self.room, short=short)
+        kernels: dict[str, str] = {}
+        devices: dict[str, dict[str, int]] = {}
+        for kernel, seat in zip(session.kernels, seats, strict=True):
+            kernels[kernel.kernel_id] = self.room.agent_ids[seat.row]
+            if seat.devices:
+                devices[kernel.kernel_id] = seat.devices
+        self.placements.append(Placement(session.session_id, session.attempt, kernels, devices))
+        for seat in seats:
+            self.undo.append((seat, short))
+        for tenant in line.tenants:
+            tenant.add(line.shape.total)
+        levels = self.planner.levels(session.owner) if self.planner.shares else ()
+        if levels:
+            self.planner.charge(levels, line.shape.total)
+        self.placed[session.session_id] = (levels, line.shape.total)
+        if self.head is not None:
+            self.passed_head = self.passed_head or (self.promise is None or self.promise.at is None)
+        elif session.time_limit_s is not None:
+            for kernel, seat in zip(session.kernels, seats, strict=True):
+                release = Release(self.now + session.time_limit_s, kernel.slots, seat.devices)
+                self.ending.setdefault(seat.row, []).append(release)
+
+    def _is_short(self, line: Line) -> bool:
+        """Whether its sessions end before the promised start, so that they may use the promised nodes."""
+        if self.promise is None or self.promise.at is None or line.time_limit_s is None or not line.shape.whole:
+            return False
+        return self.now + line.time_limit_s <= self.promise.at
+
+    def _place_before_promise(self, session: WaitingSession, line: Line) -> bool:
+        assert self.promise is not None
+        part = line.shape.parts[0]
+        rows = [row for row in self.promise.spare if part.base[row] < inf and self.room.fits_really(row, part.need)]
+        if not rows:
+            return False
+        row = min(rows, key=lambda one: (self.room.agent_ids[one] in session.avoid, part.base[one], one))
+        self._place(session, line, [self.room.take(row, part.need, short=True)], short=True)
+        return True
+
+    # The head of the queue.
+
+    def _make_head(self, session: WaitingSession, shape: Shape) -> None:
+        self.head = session
+        if self.policy.preemption is not PreemptionMode.OFF and self._preempt(session, shape):
+            return
+        if self.policy.head is not Head.EASY:
+            return
+        promise = backfill.promise(self.room, shape, self._releases, self.now)
+        if promise is None and session.skips >= self.policy.skip_limit:
+            promise = backfill.nearest(self.room, shape)
+        if promise is None:
+            return
+        self.promise = promise
+        for row, spare in promise.spare.items():
+            self.room.keep(row).spare = spare
+            self.room.show(row)
+        agents = tuple(self.room.agent_ids[row] for row in sorted(promise.spare))
+        self.reservations.append(Reservation(session.session_id, agents, promise.at))
+
+    def _releases(self, row: int) -> Iterator[Release]:
+        for session, kernel in self.planner.on_row.get(row, {}).values():
+            yield Release(_end(session), kernel.slots, kernel.devices)
+        yield from self.ending.get(row, ())
+
+    def _preempt(self, session: WaitingSession, shape: Shape) -> bool:
+        found = preempt.evict(self.room, shape, session, self._held_on, self.policy, self.now)
+        if found is None:
+            return False
+        where = {
+            kernel.kernel_id: self.room.agent_ids[row] for kernel, row in zip(session.kernels, found.rows, strict=True)
+        }
+        hold = Hold(session.session_id, where, self.now + self.policy.preemption_hold_s)
+        self.preemptions.append(Preemption(found.victims, hold))
+        self._keep(hold, session)
+        return True
+
+    def _held_on(self, row: int) -> Iterable[preempt.Held]:
+        return self.planner.on_row.get(row, {}).values()
+
+    # Holds.
+
+    def _keep_holds(self) -> None:
+        """Room of earlier preemptions: its session is tried there first, and nobody else gets it."""
+        queue = self.planner.queue
+        for hold in sorted(self.planner.holds, key=lambda one: one.session_id):
+            session = self.planner.waiting.get(hold.session_id)
+            if session is None or hold.until <= self.now or hold.session_id in self.held_for:
+                continue
+            if set(hold.kernels) != {kernel.kernel_id for kernel in session.kernels}:
+                continue
+            if any(agent_id not in self.room.row_of for agent_id in hold.kernels.values()):
+                continue
+            self.held_for[hold.session_id] = hold
+            self._keep(hold, session)
+        for session_id, hold in self.held_for.items():
+            if session_id in queue:
+                self._try_held(hold, self.planner.waiting[session_id], queue.line(session_id))
+
+    def _keep(self, hold: Hold, session: WaitingSession) -> None:
+        for row, needs in self._held_needs(hold, session).items():
+            self.room.keep(row).holds[hold.session_id] = needs
+            self.room.show(row)
+
+    def _held_needs(self, hold: Hold, session: WaitingSession) -> dict[int, list[Need]]:
+        needs: dict[int, list[Need]] = {}
+        for kernel in session.kernels:
+            row = self.room.row_of[hold.kernels[kernel.kernel_id]]
+            needs.setdefault(row, []).append(self._need(kernel.slots))
+        return needs
+
+    def _need(self, slots: Mapping[str, int]) -> Need:
+        column = self.room.column
+        return tuple(sorted((column[slot], some) for slot, some in slots.items() if some > 0 and slot in column))
+
+    def _try_held(self, hold: Hold, session: WaitingSession, line: Line) -> None:
+        if not line.shape.possible or limit(line.tenants, line.shape.total) is not None:
+            return
+        rows = list(self._held_needs(hold, session))
+        for row in rows:
+            del self.room.kept[row].holds[hold.session_id]
+            self.room.show(row)
+        seats: list[Seat] = []
+        for kernel in session.kernels:
+            row, need = self.room.row_of[hold.kernels[kernel.kernel_id]], self._need(kernel.slots)
+            if not self.room.fits(row, need):
+                break
+            seats.append(self.room.take(row, need))
+        else:
+            self._place(session, line, seats)
+            return
+        for seat in seats:
+            self.room.give_back(seat)
+        self._keep(hold, session)
+
+    # Who waits, and why.
+
+    def _refuse(self) -> tuple[Refusal, ...]:
+        """A refusal for each that was not placed. Only what has another cause than in the last pass is written anew."""
+        planner, queue = self.planner, self.planner.queue
+        fresh = {line.number: line for line in queue.take_fresh()}
+        again = {line.number: line for line in queue.limited.values()}
+        kept = self._kept_rows()
+        for index, lines in queue.by_shape.items():
+            told = self._tell_shape(self.room.shapes[index], kept)
+            if planner.told.get(index) is not told:
+                planner.told[index] = told
+                again.update(lines)
+        for number, line in again.items():
+            told = self._tell_line(line)
+            if line.told != told:
+                line.told = told
+                self._write(line, [entry[-1] for entry in line.entries])
+                fresh.pop(number, None)
+                line.untold.clear()
+        for line in fresh.values():
+            if line.told is None:
+                line.told = self._tell_line(line)
+            self._write(line, [one for one in line.untold if one in queue and queue.line(one) is line])
+            line.untold.clear()
+        for session_id in self.placed:
+            planner.refusals.pop(session_id, None)
+        if self.policy.head is Head.STRICT and self.head is not None:
+            self._tell_strict_head(self.head)
+        return tuple(planner.refusals.values())
+
+    def _kept_rows(self) -> tuple[list[int], NDArray[np.int64]]:
+        rows = sorted(self.room.kept)
+        real = np.array([self.room.kept[row].real for row in rows], dtype=np.int64)
+        return rows, real.reshape(len(rows), len(self.room.slots))
+
+    def _tell_shape(self, shape: Shape, kept: tuple[list[int], NDArray[np.int64]]) -> Told:
+        """The very same value as in the last pass while the cause is the same."""
+        before = self.planner.told.get(shape.index)
+        cause = self._cause(shape, kept)
+        if before is not None and before[0] is cause:
+            return before
+        return cause, reasons.words(cause, shape, self.room)
+
+    def _cause(self, shape: Shape, kept: tuple[list[int], NDArray[np.int64]]) -> Cause:
+        if not shape.possible:
+            return Cause.NEVER_FITS if self.room.nodes else Cause.NO_NODES
+        if self.policy.head is Head.STRICT and self.head is not None:
+            return Cause.BEHIND_HEAD
+        rows, real = kept
+        if rows and bool(((real >= shape.low).all(axis=1) & (shape.parts[0].base[rows] < inf)).any()):
+            return Cause.RESERVED
+        return Cause.NO_ROOM
+
+    def _tell_line(self, line: Line) -> Told:
+        told = self.planner.told[line.shape.index]
+        if not line.tenants or told[0] in (Cause.NEVER_FITS, Cause.NO_NODES):
+            return told
+        over = limit(line.tenants, line.shape.total)
+        if over is None:
+            return told
+        return line.told if line.told is not None and line.told[0] is over[0] else over
+
+    def _write(self, line: Line, session_ids: Iterable[str]) -> None:
+        assert line.told is not None
+        cause, message = line.told
+        refusals = self.planner.refusals
+        for session_id in session_ids:
+            refusals[session_id] = Refusal(session_id, cause, message)
+
+    def _tell_strict_head(self, head: WaitingSession) -> None:
+        shape = self.planner.queue.line(head.session_id).shape
+        message = reasons.words(Cause.NO_ROOM, shape, self.room)
+        self.planner.refusals[head.session_id] = Refusal(head.session_id, Cause.NO_ROOM, message)
+        self.planner.queue.untell(head.session_id)
+
+    def roll_back(self) -> None:
+        """Leaves the planner as it was before the pass; what was placed waits until `apply` says that it runs."""
+        room = self.room
+        for seat, short in reversed(self.undo):
+            room.give_back(seat, short=short)
+        for row in list(room.kept):
+            room.release(row)
+        for session_id, (levels, slots) in self.placed.items():
+            self.planner.queue.untell(session_id)
+            if levels:
+                self.planner.charge(levels, slots, sign=-1)
+        if self.placed:
+            self.planner.tenants.reset()
+        if room.trim():
+            self.planner.settled = 0
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would look at 100,000 live sessions again and again and find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _end(session: RunningSession) -> float:
+    if session.leaving:
+        return -inf
+    return inf if session.time_limit_s is None else session.since + session.time_limit_s
+
+
+def _split(seat: Seat, session: WaitingSession, room: Room, *, short: bool) -> list[Seat]:
+    """The seat of a gang that goes on one node as a whole, kernel by kernel; each gets its own of the devices."""
+    room.give_back(seat, short=short)
+    needs = [
+        tuple(sorted((room.column[slot], some) for slot, some in kernel.slots.items() if some > 0))
+        for kernel in session.kernels
+    ]
+    return [room.take(seat.row, need, short=short) for need in needs]

@@ -1,0 +1,27 @@
+"""One time-skipping server for all stories."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.testing import WorkflowEnvironment
+
+from moorage.contracts import names
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def temporal() -> AsyncIterator[WorkflowEnvironment]:
+    server = str(Path(sys.executable).parent / "temporal-test-server")
+    async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=server) as environment:
+        await environment.client.operator_service.add_search_attributes(_search_attributes())
+        yield environment
+
+
+def _search_attributes() -> AddSearchAttributesRequest:
+    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    return AddSearchAttributesRequest(search_attributes={key.name: keyword for key in names.SEARCH_ATTRIBUTES})

@@ -1,0 +1,207 @@
+"""A fake node and a fake ledger for the story of a session, on the time-skipping server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from temporalio import activity
+from temporalio.client import WorkflowHandle
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from moorage.contracts import activities as contract
+from moorage.contracts import names
+from moorage.contracts.activities import (
+    Assignment,
+    CreatedKernel,
+    Destroy,
+    Destroyed,
+    Finish,
+    KernelActivities,
+    Move,
+    PullImage,
+    Requeue,
+    SessionActivities,
+    SessionInput,
+    SessionState,
+    Started,
+    registered,
+)
+from moorage.domain.ids import new_id
+from moorage.domain.session import KernelExit, KernelSpec
+from moorage.temporal import workflow_runner
+from workflows.session import SessionWorkflow
+
+
+@dataclass
+class World:
+    """What there is: containers, the row, what it holds. `fails` names a step and when it fails, once."""
+
+    fails: tuple[str, str] = ("", "")
+    containers: set[tuple[str, int]] = field(default_factory=set)
+    ever_made: list[tuple[str, int]] = field(default_factory=list)
+    held: bool = True
+    ending: Finish | None = None
+    releases: int = 0
+    image_missing: bool = False
+    refuses: int = 0
+    requeues: list[Requeue] = field(default_factory=list)
+    refuses_on: str = ""  # the node that refuses the next create
+    slow_create: bool = False  # a create ends only after a destroy has come
+    destroyed: set[tuple[str, int]] = field(default_factory=set)
+    creating: asyncio.Event = field(default_factory=asyncio.Event)
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    requeued: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def trip(self, step: str, when: str) -> None:
+        if self.fails == (step, when):
+            self.fails = ("", "")
+            raise RuntimeError(f"injected {when} {step}")
+
+
+class FakeNode(KernelActivities):
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @activity.defn
+    async def create_kernel(self, spec: KernelSpec) -> CreatedKernel:
+        self._world.trip("create_kernel", "before")
+        if self._world.image_missing:
+            raise ApplicationError("no such image", type=contract.IMAGE_MISSING, non_retryable=True)
+        if self._world.refuses or self._world.refuses_on == spec.agent_id:
+            self._world.refuses = max(0, self._world.refuses - 1)
+            self._world.refuses_on = ""
+            raise ApplicationError("refused", type=contract.CREATE_REFUSED, non_retryable=True)
+        key = (spec.kernel_id, spec.attempt)
+        self._world.creating.set()
+        if self._world.slow_create:
+            await self._world.stopping.wait()
+        if key in self._world.destroyed:
+            raise ApplicationError("stopped before", type=contract.KERNEL_STOPPED, non_retryable=True)
+        if key not in self._world.containers:
+            self._world.containers.add(key)
+            self._world.ever_made.append(key)
+        self._world.trip("create_kernel", "after")
+        return CreatedKernel(spec.kernel_id, spec.attempt, "c1")
+
+    @activity.defn
+    async def pull_image(self, order: PullImage) -> None:
+        raise ApplicationError("pull access denied", type=contract.IMAGE_PULL_FAILED, non_retryable=True)
+
+    @activity.defn
+    async def destroy_kernel(self, order: Destroy) -> Destroyed:
+        self._world.stopping.set()
+        self._world.trip("destroy_kernel", "before")
+        self._world.destroyed.add((order.kernel_id, order.attempt))
+        self._world.containers = {key for key in self._world.containers if key[0] != order.kernel_id}
+        self._world.trip("destroy_kernel", "after")
+        return Destroyed(order.kernel_id, order.attempt, True)
+
+
+class FakeLedger(SessionActivities):
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @activity.defn
+    async def move_session(self, move: Move) -> bool:
+        self._world.trip("move_session", "before")
+        self._world.trip("move_session", "after")
+        return True
+
+    @activity.defn
+    async def record_started(self, started: Started) -> bool:
+        self._world.trip("record_started", "before")
+        self._world.running.set()
+        self._world.trip("record_started", "after")
+        return True
+
+    @activity.defn
+    async def requeue_session(self, requeue: Requeue) -> int:
+        self._world.requeues.append(requeue)
+        self._world.requeued.set()
+        return requeue.attempt + 1
+
+    @activity.defn
+    async def finish_session(self, finish: Finish) -> str:
+        self._world.trip("finish_session", "before")
+        if self._world.ending is None:
+            self._world.ending = finish
+            self._world.releases += self._world.held
+            self._world.held = False
+        self._world.trip("finish_session", "after")
+        return self._world.ending.ending.status
+
+    @activity.defn
+    async def session_state(self, session_id: str) -> SessionState:
+        return SessionState("RUNNING", 0)
+
+
+@dataclass
+class Life:
+    """A session whose workflow runs, with the nodes that its kernels are placed on."""
+
+    handle: WorkflowHandle[SessionWorkflow, str]
+    session_id: str
+    agents: list[str]
+
+    def kernel_id(self, number: int) -> str:
+        return f"k{number}-{self.session_id}"
+
+    async def assign(self, attempt: int = 0) -> None:
+        specs = [
+            KernelSpec(self.session_id, self.kernel_id(n), attempt, agent, "img", ["true"], {}, {"cpu": 1000})
+            for n, agent in enumerate(self.agents)
+        ]
+        await self.handle.signal("assigned", Assignment(attempt, specs))
+
+    async def exit(self, code: int, *, kernel: int = 0, attempt: int = 0) -> None:
+        await self.handle.signal("kernel_exited", KernelExit(self.kernel_id(kernel), attempt, code))
+
+
+@asynccontextmanager
+async def a_life(
+    temporal: WorkflowEnvironment, world: World, *, kernels: int = 1, max_attempts: int = 3, on_node_loss: str = "fail"
+) -> AsyncIterator[Life]:
+    """A session that waits for its assignment; each kernel on a node of its own."""
+    session_id, client = new_id(), temporal.client
+    agents = [f"n{n}-{session_id[:8]}" for n in range(kernels)]
+    control = Worker(
+        client,
+        task_queue=names.CONTROL_QUEUE,
+        workflows=[SessionWorkflow],
+        activities=registered(SessionActivities, FakeLedger(world)),
+        workflow_runner=workflow_runner(),
+    )
+    nodes = [
+        Worker(client, task_queue=names.agent_queue(agent), activities=registered(KernelActivities, FakeNode(world)))
+        for agent in agents
+    ]
+    async with _all([control, *nodes]):
+        handle = await client.start_workflow(
+            SessionWorkflow.run,
+            SessionInput(session_id, "s", "ada", "p", "default", on_node_loss=on_node_loss, max_attempts=max_attempts),
+            id=names.session_workflow(session_id),
+            task_queue=names.CONTROL_QUEUE,
+        )
+        yield Life(handle, session_id, agents)
+
+
+@asynccontextmanager
+async def _all(workers: list[Worker]) -> AsyncIterator[None]:
+    if not workers:
+        yield
+        return
+    async with workers[0], _all(workers[1:]):
+        yield
+
+
+def assert_nothing_is_left(world: World) -> None:
+    assert world.containers == set()
+    assert not world.held
+    assert world.releases == 1
+    assert len(world.ever_made) == len(set(world.ever_made))
