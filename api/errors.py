@@ -14,7 +14,7 @@ from moorage import log
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 
 _CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
-_AWAY = (DBAPIError, asyncpg.PostgresConnectionError, RPCError, OSError)
+_AWAY = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, OSError)
 
 _log = log.get("api")
 
@@ -53,12 +53,12 @@ def install(app: FastAPI) -> None:
         return problem(refusal)
 
     async def away(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, DBAPIError) and _state_of(error).startswith("22"):
+        if _state_of(error).startswith("22"):
             return problem(
                 InvalidRequest("the request holds a value that can't be stored, a NUL character for example")
             )
         _log.warning("a part is away", path=request.url.path, error=f"{type(error).__name__}: {error}"[:300])
-        if isinstance(error, DBAPIError) and not error.connection_invalidated and not _is_away(error):
+        if isinstance(error, (DBAPIError, asyncpg.PostgresError)) and not _is_away(error):
             return problem(MoorageError("the request could not be carried out; the log of the API says why"))
         return problem(Unavailable("a part of the system is away for a moment; try again"))
 
@@ -71,10 +71,12 @@ def install(app: FastAPI) -> None:
         return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
 
 
-def _state_of(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", "") or "")
+def _state_of(error: Exception) -> str:
+    return str(getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", "") or "")
 
 
-def _is_away(error: DBAPIError) -> bool:
+def _is_away(error: DBAPIError | asyncpg.PostgresError) -> bool:
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
     state = _state_of(error)
     return state.startswith(("08", "57")) or state in ("", "53300")

@@ -1,8 +1,9 @@
-"""Orders and selectors by name: the built-in ones, and those that other distributions bring as entry points."""
+"""Orders and selectors by name. Built-in ones are registered by the same entry points as those of others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -16,25 +17,27 @@ SELECTORS_GROUP = "backendai_agentselector_v10"
 _log = log.get("plugins")
 
 
-def load_orders() -> dict[str, Order]:
-    """Every order that a resource group may take as its policy, built-in ones first."""
-    return {**ORDERS, **_loaded(ORDERS_GROUP, ORDERS)}
-
-
-def load_selectors() -> dict[str, Selector]:
-    """Every selector that a resource group may take, built-in ones first."""
-    return {**SELECTORS, **_loaded(SELECTORS_GROUP, SELECTORS)}
-
-
 def order_names() -> list[str]:
-    return list(load_orders())
+    """Every order that a resource group may take as its policy, built-in ones first."""
+    return list(orders())
 
 
 def selector_names() -> list[str]:
-    return list(load_selectors())
+    """Every selector that a resource group may take, built-in ones first."""
+    return list(selectors())
 
 
-def _loaded(group: str, built_in: Mapping[str, object]) -> dict[str, Any]:
+@cache
+def orders() -> Mapping[str, Order]:
+    return {**ORDERS, **_others(ORDERS_GROUP, ORDERS)}
+
+
+@cache
+def selectors() -> Mapping[str, Selector]:
+    return {**SELECTORS, **_others(SELECTORS_GROUP, SELECTORS)}
+
+
+def _others(group: str, built_in: Mapping[str, Any]) -> dict[str, Any]:
     """A built-in name can't be taken over. A plug-in that fails to load is left out and logged: others must work on."""
     found: dict[str, Any] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):

@@ -48,12 +48,21 @@ def data_converter(payload_keys: str) -> temporalio.converter.DataConverter:
 
 async def connect(settings: Settings, *, lazy: bool = False) -> Client:
     """A client with our payload encryption. `lazy` connects at the first call, so a role may start before Temporal."""
+    return await _connect(settings, data_converter(settings.payload_keys), lazy=lazy)
+
+
+async def connect_without_keys(settings: Settings) -> Client:
+    """A client that can see which workflows there are, and neither read nor write what is said to them."""
+    return await _connect(settings, temporalio.converter.default(), lazy=False)
+
+
+async def _connect(settings: Settings, converter: temporalio.converter.DataConverter, *, lazy: bool) -> Client:
     return await Client.connect(
         settings.temporal_address,
         namespace=settings.temporal_namespace,
         api_key=settings.temporal_api_key or None,
         tls=TLSConfig() if settings.temporal_api_key else False,
-        data_converter=data_converter(settings.payload_keys),
+        data_converter=converter,
         lazy=lazy,
     )
 

@@ -226,9 +226,12 @@ class DockerRuntime(Runtime):
         return [container for container in found if container.state == "running"]
 
     def _list(self, wanted: dict[str, str]) -> list[ContainerSeen]:
-        wanted = {names.LABEL_AGENT: self._agent_id, **wanted}
-        filters = {"label": [f"{label}={value}" for label, value in wanted.items()]}
+        filters = {"label": [*self._ours(), *(f"{label}={value}" for label, value in wanted.items())]}
         return [self._seen(found) for found in self._client.containers(all=True, filters=filters)]
+
+    def _ours(self) -> list[str]:
+        """Docker's filter for this agent's containers."""
+        return [f"{names.LABEL_AGENT}={self._agent_id}", *names.LABELS]
 
     def _seen(self, found: dict[str, Any]) -> ContainerSeen:
         state, exit = str(found["State"]), None
@@ -290,7 +293,7 @@ class DockerRuntime(Runtime):
             await asyncio.sleep(0.5)
 
     def _ends(self, after_ns: int) -> Any:
-        filters = {"type": "container", "event": ["die"], "label": f"{names.LABEL_AGENT}={self._agent_id}"}
+        filters = {"type": "container", "event": ["die"], "label": self._ours()}
         return self._streams.events(since=after_ns // 1_000_000_000 or None, decode=True, filters=filters)
 
     def _final_state(self, event: dict[str, Any]) -> dict[str, Any]:

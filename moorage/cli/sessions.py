@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import isfinite, nan
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -233,5 +234,7 @@ def _gpus(words: str | None) -> dict[str, str]:
     try:
         number = float(words)
     except ValueError:
-        raise InvalidRequest(f"--gpu {words!r} is not a number; allowed are for example 2 or 0.5") from None
+        number = nan
+    if not isfinite(number):
+        raise InvalidRequest(f"--gpu {words!r} is not a number; allowed are for example 2 or 0.5")
     return {"cuda.device": f"{number:.0f}"} if number.is_integer() else {"cuda.shares": words}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from moorage.domain.errors import Conflict, NotFound
 from moorage.domain.session import TERMINAL, DependencyPolicy, SessionResult, SessionStatus
@@ -61,16 +60,3 @@ async def resolve(connection: AsyncConnection, user_id: str, refs: Sequence[str]
 def has_failed(status: str, result: str) -> bool:
     """It is over and was no success."""
     return status in TERMINAL and not (status == SessionStatus.TERMINATED and result == SessionResult.SUCCESS)
-
-
-async def of(engine: AsyncEngine, session_id: str) -> list[dict[str, Any]]:
-    """What a session waits or waited for, by name."""
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                "SELECT d.id::text AS id, d.name, d.status, d.result FROM session_dependencies e"
-                " JOIN sessions d ON d.id = e.depends_on WHERE e.session_id = :id ORDER BY d.name, d.id"
-            ),
-            {"id": session_id},
-        )
-        return [dict(row) for row in rows.mappings()]

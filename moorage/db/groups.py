@@ -48,6 +48,17 @@ def policy_of(row: Row) -> Policy:
     )
 
 
+async def policy_in_force(engine: AsyncEngine, name: str) -> Policy | None:
+    """How the group decides now; None if it was removed."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text("SELECT policy, selector, options FROM resource_groups WHERE name = :name AND removed_at IS NULL"),
+            {"name": name},
+        )
+        row = rows.mappings().first()
+    return None if row is None else policy_of(dict(row))
+
+
 def allowed(row: Row, domain: str, project: str, keypair: str) -> bool:
     """Everybody, if nobody is named; else who is named by any of the three lists. `project` is `domain/project`."""
     lists = (row["allowed_domains"], row["allowed_projects"], row["allowed_keypairs"])
@@ -76,17 +87,6 @@ async def get(engine: AsyncEngine, name: str) -> Row:
     if row is None:
         raise unknown(name)
     return dict(row)
-
-
-async def policy_in_force(engine: AsyncEngine, name: str) -> Policy | None:
-    """How the group decides now; None if it was removed."""
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text("SELECT policy, selector, options FROM resource_groups WHERE name = :name AND removed_at IS NULL"),
-            {"name": name},
-        )
-        row = rows.mappings().first()
-    return None if row is None else policy_of(dict(row))
 
 
 async def create(engine: AsyncEngine, name: str, columns: Row) -> None:

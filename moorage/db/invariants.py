@@ -1,10 +1,19 @@
-"""What must always hold, as SQL: `moor check`, the tests and the metrics read the same list."""
+"""What must always hold, as SQL: `moor check`, the tests and the metrics read the same list.
+
+The database alone is compared with itself; with workflows and containers, when the caller has looked what there is.
+"""
 
 from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
 
 from sqlalchemy import text
 
 from moorage.db.engine import connect
+from moorage.domain.node import ContainerSeen
 from moorage.domain.session import MOVES
 
 _HOLDING = "('SCHEDULED', 'PREPARING', 'CREATING', 'RUNNING', 'RESTARTING', 'RESIZING', 'TERMINATING')"
@@ -48,15 +57,102 @@ INVARIANTS = {
 }
 
 
+# The reaper looks every 20 s for rows of 10 s and more that have no workflow.
+_WORKFLOW_WITHIN_S = 45
+# Finishing is the workflow's last step but one; its worker may die in between.
+_CLOSED_WITHIN_S = 30
+# The agent compares its containers every 10 s, and what is told to go is killed at once.
+_KILLED_WITHIN_S = 20
+
+_ROWS_WITHOUT_WORKFLOW = f"""
+    SELECT format('session %s is %s and no workflow of it runs', id, status) FROM sessions
+     WHERE status NOT IN {_TERMINAL} AND created_at < now() - make_interval(secs => {_WORKFLOW_WITHIN_S})
+       AND NOT CAST(:running AS jsonb) ? id::text"""
+
+_WORKFLOWS_WITHOUT_ROW = f"""
+    SELECT format('a workflow of session %s runs, which %s', r.id,
+                  coalesce('is ' || s.status || ' since ' || s.terminated_at, 'is not in the database'))
+      FROM jsonb_array_elements_text(CAST(:running AS jsonb)) AS r(id) LEFT JOIN sessions s ON s.id::text = r.id
+     WHERE s.id IS NULL OR (s.status IN {_TERMINAL}
+           AND s.terminated_at < now() - make_interval(secs => {_CLOSED_WITHIN_S}))"""
+
+# What is fenced on a lost node may still be there; the node proves it gone when it is back.
+_CONTAINERS_WITHOUT_KERNEL = f"""
+    SELECT format('container %s of session %s, attempt %s, is there; %s', left(c.container_id, 12), c.session_id,
+                  c.attempt, coalesce('the session is ' || s.status || ', attempt ' || s.attempt
+                  || coalesce(' on ' || k.agent_id, ''), 'there is no such kernel'))
+      FROM jsonb_to_recordset(CAST(:containers AS jsonb))
+        AS c(container_id text, session_id text, kernel_id text, attempt int, agent_id text)
+      LEFT JOIN kernels k ON k.id::text = c.kernel_id AND k.session_id::text = c.session_id
+      LEFT JOIN sessions s ON s.id = k.session_id
+     WHERE (s.id IS NULL OR s.status_changed < now() - make_interval(secs => {_KILLED_WITHIN_S}))
+       AND (s.status IN {_HOLDING} AND s.attempt = c.attempt AND k.agent_id = c.agent_id) IS NOT TRUE
+       AND NOT EXISTS (SELECT 1 FROM allocations a WHERE a.kernel_id = k.id AND a.attempt = c.attempt
+           AND a.agent_id = c.agent_id AND a.fenced_at IS NOT NULL AND a.released_at IS NULL)"""
+
+
 async def violations(database_url: str) -> list[str]:
-    """A sentence for each violation; empty when all is well."""
+    """A sentence for each violation in the database; empty when all is well."""
+    async with _reading(database_url) as sentences:
+        return [f"{name}: {sentence}" for name, query in INVARIANTS.items() for sentence in await sentences(query)]
+
+
+async def against_workflows(database_url: str, running: Iterable[str]) -> list[str]:
+    """A sentence for each live row without a workflow and each workflow whose row is over or missing.
+
+    `running` are the session ids whose workflow ran a moment ago: listed before this is asked, or a session that ended
+    meanwhile is taken for one without a workflow.
+    """
+    values = {"running": json.dumps(sorted(running))}
+    async with _reading(database_url) as sentences:
+        return [
+            f"a session has a workflow as long as it lives: {sentence}"
+            for query in (_ROWS_WITHOUT_WORKFLOW, _WORKFLOWS_WITHOUT_ROW)
+            for sentence in await sentences(query, values)
+        ]
+
+
+async def against_containers(database_url: str, found: Mapping[str, Iterable[ContainerSeen]]) -> list[str]:
+    """A sentence for each container that should be gone. `found`: agent id → its containers older than 20 s."""
+    rows = [
+        {
+            "container_id": one.container_id,
+            "session_id": one.session_id,
+            "kernel_id": one.kernel_id,
+            "attempt": one.attempt,
+            "agent_id": agent_id,
+        }
+        for agent_id, containers in found.items()
+        for one in containers
+    ]
+    async with _reading(database_url) as sentences:
+        return [
+            f"a container belongs to a session that may have one: {sentence}"
+            for sentence in await sentences(_CONTAINERS_WITHOUT_KERNEL, {"containers": json.dumps(rows)})
+        ]
+
+
+async def docker_agents(database_url: str, hostname: str) -> list[str]:
+    """The agents of the docker runtime on that host."""
+    query = "SELECT id FROM agents WHERE runtime = 'docker' AND hostname = :hostname ORDER BY id"
+    async with _reading(database_url) as sentences:
+        return await sentences(query, {"hostname": hostname})
+
+
+class _Ask(Protocol):
+    async def __call__(self, query: str, values: Mapping[str, str] | None = None) -> list[str]: ...
+
+
+@asynccontextmanager
+async def _reading(database_url: str) -> AsyncIterator[_Ask]:
+    """A function that answers with the one text column that a query returns."""
     engine = connect(database_url, pool_size=1)
     try:
         async with engine.connect() as connection:
-            return [
-                f"{name}: {sentence}"
-                for name, query in INVARIANTS.items()
-                for sentence in (await connection.execute(text(query))).scalars()
-            ]
+
+            async def ask(query: str, values: Mapping[str, str] | None = None) -> list[str]:
+                return [str(one) for one in (await connection.execute(text(query), values or {})).scalars()]
+
+            yield ask
     finally:
         await engine.dispose()

@@ -268,6 +268,8 @@ async def finish(
         end = _S(ending.status)
         if end is _S.CANCELLED and status not in (_S.PENDING, _S.SCHEDULED, _S.TERMINATING):
             end = _S.TERMINATED
+        elif end is _S.TERMINATED and status is _S.PENDING:
+            end = _S.CANCELLED  # it held nothing, so there is nothing to terminate
         if end not in MOVES[status]:
             row = await _set_status(connection, row, _S.TERMINATING, actor=actor, reason=ending.reason)
         await _set_status(

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage.db.engine import reading
 from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict, NotFound
 
@@ -21,6 +22,14 @@ _COLUMNS = (
     " s.lifetime_s, s.batch_timeout_s, s.grace_s, s.access_key, s.cluster_size, s.cluster_mode, s.not_before,"
     " s.on_dependency_failure, s.architecture, s.designated AS agents, s.preemptible, s.job_priority"
 )
+# Of one session, where it costs no other query: its kernels, main first, and what it waits or waited for.
+_WHOLE = (
+    f"{_COLUMNS}, (SELECT jsonb_agg(jsonb_build_object('role', k.role, 'idx', k.idx, 'agent', k.agent_id, 'container',"
+    " k.container_id) ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
+    " COALESCE((SELECT jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'status', t.status, 'result', t.result)"
+    " ORDER BY t.name, t.id) FROM session_dependencies d JOIN sessions t ON t.id = d.depends_on"
+    " WHERE d.session_id = s.id), '[]') AS dependencies"
+)
 _FROM = " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
 _LIVE = "s.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -28,30 +37,15 @@ _PREFIX = re.compile(r"[0-9a-f-]{4,36}")
 
 
 async def by_id(engine: AsyncEngine, session_id: str) -> Mapping[str, Any] | None:
-    async with engine.connect() as connection:
-        rows = await connection.execute(text(f"SELECT {_COLUMNS}{_FROM} WHERE s.id = :id"), {"id": session_id})
-        row = rows.mappings().first()
-        return None if row is None else dict(row)
+    async with reading(engine) as connection:
+        record = await connection.fetchrow(f"SELECT {_WHOLE}{_FROM} WHERE s.id = $1", session_id)
+    return None if record is None else dict(record)
 
 
 async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, Any]:
     """By id, else live name, else newest ended one of that name, else unambiguous id prefix; of what `who` may see."""
-    own = "" if who.sees_all else " AND s.user_id = :user"
-    if _UUID.fullmatch(ref):
-        where = "s.id = :ref"
-    elif _PREFIX.fullmatch(ref):
-        where = "(s.name = :ref OR s.id::text LIKE :ref || '%')"
-    else:
-        where = "s.name = :ref"
-    order = f" ORDER BY (s.name = :text) DESC, ({_LIVE}) DESC, (s.user_id = :user) DESC, s.created_at DESC LIMIT 6"
-    async with engine.connect() as connection:
-        rows = (
-            await connection.execute(
-                text(f"SELECT {_COLUMNS}{_FROM} WHERE {where}{own}{order}"),
-                {"ref": ref, "text": ref, "user": who.user_id},
-            )
-        ).mappings()
-        found = rows.all()
+    async with reading(engine) as connection:
+        found = await connection.fetch(find_query(ref, everyones=who.sees_all), ref, ref, who.user_id)
     if not found:
         raise NotFound(f"no session {ref[:80]!r}", hint="moor ps -a lists yours")
     if found[0]["name"] != ref and len(found) > 1:
@@ -62,6 +56,19 @@ async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, An
             data={"matches": matches},
         )
     return dict(found[0])
+
+
+def find_query(ref: str, *, everyones: bool) -> str:
+    """Values: what is looked for, the same as text, the user's id."""
+    if _UUID.fullmatch(ref):
+        where = "s.id = $1"
+    elif _PREFIX.fullmatch(ref):
+        where = "(s.name = $1 OR s.id::text LIKE $1 || '%')"
+    else:
+        where = "s.name = $1"
+    own = "" if everyones else " AND s.user_id = $3"
+    order = f" ORDER BY (s.name = $2) DESC, ({_LIVE}) DESC, (s.user_id = $3) DESC, s.created_at DESC LIMIT 6"
+    return f"SELECT {_WHOLE}{_FROM} WHERE {where}{own}{order}"
 
 
 async def page(
@@ -75,30 +82,40 @@ async def page(
     offset: int,
 ) -> tuple[list[Mapping[str, Any]], int]:
     """(newest first, how many there are in all)."""
-    conditions = ["true"]
+    conditions: list[str] = []
+    values: list[Any] = []
     if not who.sees_all:
-        conditions.append("s.user_id = :user")
+        values.append(who.user_id)
+        conditions.append(f"s.user_id = ${len(values)}")
     if statuses:
-        conditions.append("s.status = ANY(:statuses)")
+        values.append(list(statuses))
+        conditions.append(f"s.status = ANY(${len(values)})")
     elif not include_ended:
         conditions.append(_LIVE)
     if name:
-        conditions.append("s.name = :name")
-    values: dict[str, Any] = {"limit": limit, "offset": offset}
-    values |= {"user": who.user_id} if not who.sees_all else {}
-    values |= {"statuses": list(statuses)} if statuses else {}
-    values |= {"name": name} if name else {}
-    where = " AND ".join(conditions)
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                f"SELECT {_COLUMNS}{_FROM} WHERE {where} ORDER BY s.created_at DESC, s.id LIMIT :limit OFFSET :offset"
-            ),
-            values,
-        )
-        items: list[Mapping[str, Any]] = [dict(row) for row in rows.mappings()]
-        counted = await connection.execute(text(f"SELECT count(*) FROM sessions s WHERE {where}"), values)
-        return items, int(counted.scalar_one())
+        values.append(name)
+        conditions.append(f"s.name = ${len(values)}")
+    where = " AND ".join(conditions) or "true"
+    async with reading(engine) as connection:
+        found = await connection.fetch(page_query(where, len(values)), *values, limit, offset)
+        if found or not offset:
+            total = found[0]["total"] if found else 0
+        else:  # behind the last page
+            total = await connection.fetchval(f"SELECT count(*) FROM sessions s WHERE {where}", *values)
+    rows: list[Mapping[str, Any]] = []
+    for record in found:
+        row = dict(record)
+        del row["total"]
+        rows.append(row)
+    return rows, int(total)
+
+
+def page_query(where: str = _LIVE, values: int = 0) -> str:
+    """Values: those of the condition, limit, offset. Each row has `total`, the number of rows on all pages."""
+    return (
+        f"SELECT {_COLUMNS}, (SELECT count(*) FROM sessions s WHERE {where}) AS total{_FROM} WHERE {where}"
+        f" ORDER BY s.created_at DESC, s.id LIMIT ${values + 1} OFFSET ${values + 2}"
+    )
 
 
 async def events(engine: AsyncEngine, session_id: str) -> list[Mapping[str, Any]]:
@@ -107,19 +124,6 @@ async def events(engine: AsyncEngine, session_id: str) -> list[Mapping[str, Any]
             text(
                 "SELECT seq, from_status, to_status, at, actor, reason, message, attempt FROM transitions"
                 " WHERE session_id = :id ORDER BY seq"
-            ),
-            {"id": session_id},
-        )
-        return [dict(row) for row in rows.mappings()]
-
-
-async def kernels(engine: AsyncEngine, session_id: str) -> list[dict[str, Any]]:
-    """Main first, then the others by index, with where each is or was last."""
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                "SELECT role, idx, agent_id AS agent, container_id AS container FROM kernels WHERE session_id = :id"
-                " ORDER BY role <> 'main', role, idx"
             ),
             {"id": session_id},
         )

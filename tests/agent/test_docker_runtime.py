@@ -8,12 +8,13 @@ import dataclasses
 import docker
 import pytest
 
-from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused
+from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited
 from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits, network
 from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
+from moorage.contracts.names import LABEL_AGENT
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
-from tests.agent.specs import MIB, a_spec
+from tests.agent.specs import IMAGE, MIB, a_spec
 
 
 def test_millicores_become_a_quota_and_swap_is_off() -> None:
@@ -156,3 +157,24 @@ async def test_a_container_made_but_never_started_is_adopted_and_started(
     started = await docker_runtime.create(spec)
     assert started.container_id == made["Id"]
     assert (await _seen(docker_runtime, spec)).state == "running"
+
+
+@pytest.mark.docker
+async def test_a_container_with_only_some_of_our_labels_is_neither_seen_nor_told(
+    docker_runtime: DockerRuntime, engine_client: docker.APIClient, agent_id: str
+) -> None:
+    by_hand = engine_client.create_container(IMAGE, command=["true"], labels={LABEL_AGENT: agent_id})["Id"]
+    first = asyncio.create_task(_first_exit(docker_runtime))
+    spec = a_spec("sh", "-c", "exit 7", agent_id=agent_id)
+    engine_client.start(by_hand)
+    engine_client.wait(by_hand)
+    assert await docker_runtime.containers() == []
+    await docker_runtime.create(spec)
+    assert (await first).exit.kernel_id == spec.kernel_id
+
+
+async def _first_exit(runtime: DockerRuntime) -> Exited:
+    async with asyncio.timeout(20):
+        async for exited in runtime.exits():
+            return exited
+    raise AssertionError("the stream of exits ended")

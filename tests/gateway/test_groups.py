@@ -10,11 +10,11 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from moorage import plugins
 from moorage.db import groups, nodes
 from moorage.db.engine import listening
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.domain.node import Device
-from moorage.plugins import load_orders, order_names
 from moorage.scheduler.order import ORDERS
 from moorage.scheduler.snapshot import Head, PreemptionMode
 from tests.support.builders import an_agent
@@ -133,7 +133,7 @@ async def test_only_superadmins_write(gateway: Gateway) -> None:
 
 
 async def test_a_plug_in_of_another_distribution_is_a_policy(
-    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     info = tmp_path / "tides-1.dist-info"
     info.mkdir()
@@ -146,8 +146,10 @@ async def test_a_plug_in_of_another_distribution_is_a_policy(
         "class Tides:\n    def key(self, session, policy):\n        return (session.submitted,)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert order_names() == [*ORDERS, "tides"]
-    assert load_orders()["fifo"] is ORDERS["fifo"]
+    plugins.orders.cache_clear()
+    request.addfinalizer(plugins.orders.cache_clear)
+    assert plugins.order_names() == [*ORDERS, "tides"]
+    assert plugins.orders()["fifo"] is ORDERS["fifo"]
     assert (await written(gateway, policy="tides")).status_code == 200
     refused(await written(gateway, policy="broken"), 400, "unknown-policy")
 

@@ -21,11 +21,11 @@ def an_agent(
     cpu: int = 4000,
     mem: int = 8 * GIB,
     containers: list[ContainerSeen] | None = None,
+    devices: list[Device] | None = None,
+    images: list[str] | None = None,
     resource_group: str = "default",
     architecture: str = "x86_64",
     slots: dict[str, int] | None = None,
-    devices: list[Device] | None = None,
-    images: list[str] | None = None,
 ) -> AgentInfo:
     offered = {"cpu": cpu, "mem": mem, **(slots or {})}
     for device in devices or []:

@@ -107,7 +107,7 @@ class Part:
             env=self.env,
             start_new_session=True,
             umask=0o077,
-            preexec_fn=_tied_to(os.getpid(), self.orphan_signal),
+            preexec_fn=tied_to(os.getpid(), self.orphan_signal),
             **user,
         )
 
@@ -119,7 +119,9 @@ class Part:
             pass
 
 
-def _tied_to(parent: int, number: signal.Signals) -> Callable[[], None]:
+def tied_to(parent: int, number: signal.Signals) -> Callable[[], None]:
+    """To be called in a new process: it gets the signal when its parent dies (on Linux)."""
+
     def tie() -> None:
         if _libc is None:
             return

@@ -1,4 +1,4 @@
-"""`moor bench`: what Moorage adds to Docker, measured side by side in one run. The last line is a JSON object."""
+"""What Moorage adds to Docker, on what `moor up` runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,11 @@ from moorage.cli import show
 from moorage.cli.client import Client
 from moorage.contracts import names
 
-app = typer.Typer(no_args_is_help=True, help="Benchmarks against the bare parts, on what `moor up` runs.")
-
 _Rounds = Annotated[int, typer.Option(min=1, max=500, help="Rounds; each does both sides once.")]
 _Image = Annotated[str, typer.Option(help="A small image that is on the node.")]
 _IDLE = ["tail", "-f", "/dev/null"]
 
 
-@app.command()
 def start(n: _Rounds = 20, image: _Image = "moorage-test-busybox:1") -> None:
     """POST to RUNNING, against create + start of the same container by the Docker SDK."""
     ours, floor, steps = [], [], []
@@ -45,7 +42,6 @@ def start(n: _Rounds = 20, image: _Image = "moorage-test-busybox:1") -> None:
     _print(ours, floor)
 
 
-@app.command()
 def stop(n: _Rounds = 20, image: _Image = "moorage-test-busybox:1") -> None:
     """DELETE to proven gone without grace, against kill + remove of the same container by the Docker SDK."""
     ours, floor = [], []

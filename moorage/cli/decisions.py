@@ -1,0 +1,151 @@
+"""Verbs about decisions: why, queue, plan, simulate, replay. They ask; nothing is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from moorage.cli import show
+from moorage.cli.client import Client, Json
+from moorage.cli.sessions import AsJson, Ref
+from moorage.domain.errors import InvalidRequest
+
+Group = Annotated[str, typer.Option(help="Resource group.")]
+
+
+def why(ref: Ref, json: AsJson = False) -> None:
+    """Say why a session waits, what would help, and when it will start."""
+    answer = Client().why(ref)
+    if json:
+        return show.as_json(answer)
+    if answer["status"] != "PENDING" or "obstacles" not in answer:
+        return print(f"{answer['name']} is {answer['status']}: {answer['message']}")
+    place = f"number {answer['position']} of {answer['of']}" if answer["position"] else "not in the order"
+    print(f"{answer['name']} waits in {answer['resource_group']}: {place} in the queue")
+    show.table(
+        ["CAUSE", "NODES", "WHAT"],
+        [
+            (one["cause"], "" if one["nodes"] is None else f"{one['nodes']} of {answer['nodes']}", one["message"])
+            for one in answer["obstacles"]
+        ],
+    )
+    if answer["change"]:
+        print(f"it would start now if: {answer['change']}")
+    print(f"expected start: {_expected(answer['expected'])}")
+    return show.note(_past(answer["past_estimates"]))
+
+
+def queue(
+    group: Group = "default",
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
+    json: AsJson = False,
+) -> None:
+    """Show who waits, in the order in which they are looked at."""
+    answer = Client().queue(group, limit)
+    if json:
+        return show.as_json(answer)
+    show.table(
+        ["#", "NAME", "USER", "PRIORITY", "ASKS", "WAITS", "CAUSE", "WHAT"],
+        [
+            (s["position"], s.get("name", "(somebody else's)"), s.get("user", ""), s.get("priority", ""), _asks(s),
+             show.age(s.get("created_at")), s.get("cause", ""), s.get("message", ""))
+            for s in answer["items"]
+        ],
+    )  # fmt: skip
+    return show.note(f"{answer['total']} wait in {answer['resource_group']}, ordered by {answer['policy']}")
+
+
+def planned(body: Json, *, json: bool) -> None:
+    """What `moor plan` shows of a wish that `moor run` would submit."""
+    answer = Client().plan(body)
+    if json:
+        return show.as_json(answer)
+    if answer["starts"]:
+        places = ", ".join(f"{kernel} on {agent}" for kernel, agent in answer["kernels"].items())
+        return print(f"it would start now: {places}")
+    print("it would wait:")
+    for obstacle in answer["obstacles"]:
+        print(f"  {obstacle['cause']}: {obstacle['message']}")
+    if answer["change"]:
+        print(f"it would start now if: {answer['change']}")
+    return print(f"expected start: {_expected(answer['expected'])}")
+
+
+def simulate(
+    file: Annotated[Path, typer.Option("-f", "--file", help="What is different, in YAML (docs/scheduling.md).")],
+    group: Group = "default",
+    json: AsJson = False,
+) -> None:
+    """Show when each waiting session would start, if something were different, against now."""
+    answer = Client().simulate(group, _read(file))
+    if json:
+        return show.as_json(answer)
+    show.table(
+        ["SESSION", "NOW STARTS IN", "THEN STARTS IN"],
+        [(s["name"] or s["id"], _in(s["now_s"]), _in(s["then_s"])) for s in answer["sessions"]],
+    )
+    for name, key in (("now", "now"), ("then", "then")):
+        figures = answer[key]
+        print(
+            f"{name}: {figures['started']} start, {figures['not_started']} don't,"
+            f" mean wait {_in(figures['mean_wait_s'])}, busy {figures['utilisation']:.0%}"
+        )
+    return None
+
+
+def replay(
+    since: Annotated[str | None, typer.Option("--from", help="ISO time; an hour ago by default.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="ISO time; now by default.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Another policy to decide them by.")] = None,
+    group: Group = "default",
+    json: AsJson = False,
+) -> None:
+    """Decide recorded passes again: the same placements come out, or who would have started earlier or later."""
+    answer = Client().replay(group, since=since, until=until, policy=policy)
+    if json:
+        return show.as_json(answer)
+    print(f"{answer['passes']} passes decided again, {answer['same']} with the same placements")
+    show.table(
+        ["SESSION", "THEN", "AGAIN"],
+        [(one["session"], one["recorded"] or "waits", one["replayed"] or "waits") for one in answer["differences"]],
+    )
+    return None
+
+
+def _read(file: Path) -> Any:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidRequest(f"{file} can't be read: {str(error)[:200]}") from None
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"{file} holds no mapping; docs/scheduling.md shows one")
+    return content
+
+
+def _expected(expected: Json | None) -> str:
+    if expected is None or expected["p50_s"] is None:
+        return "not known: in no simulated future does it start"
+    return (
+        f"in {show.duration(expected['p50_s'])} (half of the futures), {show.duration(expected['p90_s'])} (nine of ten)"
+    )
+
+
+def _past(error: Json) -> str:
+    if not error["judged"]:
+        return "no estimate has been judged yet"
+    return (
+        f"the last {error['judged']} estimates were off by {show.duration(error['median_error_s'])} in the middle;"
+        f" {error['started_by_p90']:.0%} had started by the later time"
+    )
+
+
+def _in(seconds: float | None) -> str:
+    return "not in sight" if seconds is None else show.duration(seconds)
+
+
+def _asks(session: Json) -> str:
+    asks = show.slots(session["slots"]) if session.get("slots") else ""
+    return f"{session['cluster_size']} × ({asks})" if session.get("cluster_size", 1) > 1 else asks
