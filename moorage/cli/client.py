@@ -83,6 +83,38 @@ class Client:
         items: list[Json] = self._json("GET", "/agent")["items"]
         return items
 
+    def set_schedulable(self, agent_id: str, *, schedulable: bool) -> Json:
+        return self._json("PATCH", f"/agent/{_quoted(agent_id)}", json={"schedulable": schedulable})
+
+    def drain(self, agent_id: str) -> Json:
+        return self._json("POST", f"/agent/{_quoted(agent_id)}/drain")
+
+    def groups(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/resource-group")["items"]
+        return items
+
+    def group(self, name: str) -> Json:
+        return self._json("GET", f"/resource-group/{_quoted(name)}")
+
+    def create_group(self, body: Json) -> Json:
+        return self._json("POST", "/resource-group", json=body)
+
+    def change_group(self, name: str, body: Json) -> Json:
+        return self._json("PATCH", f"/resource-group/{_quoted(name)}", json=body)
+
+    def remove_group(self, name: str) -> None:
+        self._request("DELETE", f"/resource-group/{_quoted(name)}")
+
+    def limits(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/limit")["items"]
+        return items
+
+    def put_limit(self, scope: str, name: str, body: Json) -> Json:
+        return self._json("PUT", f"/limit/{scope}/{_quoted(name)}", json=body)
+
+    def remove_limit(self, scope: str, name: str) -> None:
+        self._request("DELETE", f"/limit/{scope}/{_quoted(name)}")
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200

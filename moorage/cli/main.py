@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import bench, check, cluster, roles, sessions, show, system
+from moorage.cli import agents, bench, check, cluster, groups, limits, roles, sessions, show, system
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -26,7 +26,6 @@ _VERBS: dict[str, Callable[..., None]] = {
     "stop": sessions.stop,
     "exec": sessions.execute,
     "events": sessions.events,
-    "agents": cluster.agents,
     "resources": cluster.resources,
     "up": system.up,
     "down": system.down,
@@ -38,7 +37,8 @@ _VERBS: dict[str, Callable[..., None]] = {
 }
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)
-app.add_typer(bench.app, name="bench")
+for _noun, _sub in {"agents": agents.app, "groups": groups.app, "limits": limits.app, "bench": bench.app}.items():
+    app.add_typer(_sub, name=_noun)
 
 
 def run() -> None:

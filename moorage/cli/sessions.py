@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from math import isfinite, nan
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from moorage.cli import show
 from moorage.cli.client import Client, Json
+from moorage.cli.pairs import pairs
 from moorage.cli.wait import Watch, is_over, step
 from moorage.domain.errors import InvalidRequest
-from moorage.domain.session import SessionResult, SessionStatus, SessionType
+from moorage.domain.session import DependencyPolicy, SessionResult, SessionStatus, SessionType
+from moorage.scheduler.snapshot import ClusterMode
 
 FAILED = 125  # the session itself failed, not the command in it
 INTERRUPTED = 130
@@ -29,6 +32,17 @@ def run(
     env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated.")] = None,
     type: Annotated[SessionType | None, typer.Option(help="Batch with a command, else interactive.")] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    group: Annotated[str | None, typer.Option(help="Resource group.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Whole GPUs, for example 2, or a part of one, 0.5.")] = None,
+    slot: Annotated[list[str] | None, typer.Option(help="NAME=AMOUNT of another resource, may be repeated.")] = None,
+    cluster_size: Annotated[int | None, typer.Option(help="Kernels of a gang, each with these resources.")] = None,
+    cluster_mode: Annotated[ClusterMode | None, typer.Option(help="A gang on one node, or packed on few.")] = None,
+    after: Annotated[list[str] | None, typer.Option(help="Session that must succeed before, may be repeated.")] = None,
+    on_dependency_failure: Annotated[DependencyPolicy | None, typer.Option(help="When one of them fails.")] = None,
+    not_before: Annotated[str | None, typer.Option(help="An ISO time, or from now on as 10m or 2h.")] = None,
+    arch: Annotated[str | None, typer.Option(help="x86_64 or aarch64.")] = None,
+    preemptible: Annotated[bool | None, typer.Option(help="Whether it may be stopped for others.")] = None,
+    job_priority: Annotated[int | None, typer.Option(help="Higher may preempt lower.")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Return as soon as it is queued.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -38,10 +52,23 @@ def run(
         "image": image,
         "type": type or (SessionType.BATCH if command else SessionType.INTERACTIVE),
         "command": command or [],
-        "env": _pairs(env or []),
-        "resources": {"cpu": cpu, "mem": mem},
+        "env": pairs("--env", env or []),
+        "resources": {"cpu": cpu, "mem": mem, **_gpus(gpu), **pairs("--slot", slot or [])},
     }
-    body |= {key: value for key, value in (("name", name), ("priority", priority)) if value is not None}
+    wishes: Json = {
+        "name": name,
+        "priority": priority,
+        "resource_group": group,
+        "cluster_size": cluster_size,
+        "cluster_mode": cluster_mode,
+        "dependencies": after or None,
+        "on_dependency_failure": on_dependency_failure,
+        "not_before": not_before,
+        "architecture": arch,
+        "preemptible": preemptible,
+        "job_priority": job_priority,
+    }
+    body |= {key: value for key, value in wishes.items() if value is not None}
     session = client.submit(body)
     if detach:
         return show.as_json(session) if json else print(session["name"])
@@ -82,6 +109,13 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
     values = {name.replace("_", " "): value for name, value in session.items() if name != "links"}
     values["command"] = " ".join(session["command"] or [])
     values["slots"] = show.slots(session["slots"])
+    values["agents"] = ", ".join(session.get("agents") or [])
+    values["kernels"] = ", ".join(
+        f"{kernel['role']}{kernel['idx']} on {kernel['agent'] or 'no node'}" for kernel in session.get("kernels") or []
+    )
+    values["dependencies"] = ", ".join(
+        f"{needed['name']} ({needed['status']})" for needed in session.get("dependencies") or []
+    )
     return show.fields(values | {f"link {name}": link for name, link in links.items() if link})
 
 
@@ -193,11 +227,14 @@ def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise InvalidRequest(f"--env {text!r} is not KEY=VALUE")
-        pairs[key] = value
-    return pairs
+def _gpus(words: str | None) -> dict[str, str]:
+    """Whole devices, or shares of one."""
+    if words is None:
+        return {}
+    try:
+        number = float(words)
+    except ValueError:
+        number = nan
+    if not isfinite(number):
+        raise InvalidRequest(f"--gpu {words!r} is not a number; allowed are for example 2 or 0.5")
+    return {"cuda.device": f"{number:.0f}"} if number.is_integer() else {"cuda.shares": words}

@@ -27,8 +27,9 @@ def test_each_verb_is_documented() -> None:
     verbs = [str(command.name) for command in moor.registered_commands]
     for group in moor.registered_groups:
         assert group.typer_instance is not None
+        verbs += [str(group.name)] if group.typer_instance.registered_callback else []
         verbs += [
-            f"{group.name} {command.callback.__name__}"
+            f"{group.name} {command.name or command.callback.__name__}"
             for command in group.typer_instance.registered_commands
             if command.callback
         ]

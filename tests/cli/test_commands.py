@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-Moor = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.command import Moor, moor_for, served
+
 LIFE = ["PENDING", "SCHEDULED", "CREATING", "RUNNING", "TERMINATED"]
 
 
@@ -104,33 +98,13 @@ def story() -> Story:
 
 @pytest.fixture
 def endpoint(story: Story) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(fake_api(story), log_level="warning", ws="none"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    with served(fake_api(story)) as address:
+        yield address
 
 
 @pytest.fixture
 def moor(endpoint: str, tmp_path: Path) -> Moor:
-    outer = {name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")}
-    ours = {"MOORAGE_ENDPOINT": endpoint, "MOORAGE_ACCESS_KEY": "a", "MOORAGE_SECRET_KEY": "s"}
-    env = outer | ours | {"MOORAGE_CONFIG_DIR": str(tmp_path)}
-
-    def call(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "moorage.cli.main", *arguments],
-            env=env | changed,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return call
+    return moor_for(endpoint, tmp_path)
 
 
 def test_run_follows_a_batch_session_to_its_end_and_keeps_its_exit_code(moor: Moor, story: Story) -> None:

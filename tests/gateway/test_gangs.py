@@ -6,32 +6,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from moorage.db import nodes
+from moorage.domain.node import Device
+from moorage.domain.resources import SHARES_OF_A_DEVICE
 from tests.support.builders import GIB, an_agent
 from tests.support.gateway import Gateway, refused
 
 
 async def devices(gateway: Gateway, *totals: int, agent: str = "n1", slot: str = "cuda.shares") -> None:
     """The agent has devices of these sizes; one of size 0 is unhealthy."""
-    offered = sum(total or 100 for total in totals)
-    await nodes.register(gateway.engine, an_agent(agent, slots={slot: offered}))
-    async with gateway.engine.begin() as connection:
-        for number, total in enumerate(totals):
-            await connection.execute(
-                text(
-                    "INSERT INTO devices (agent_id, device_id, slot, total, healthy)"
-                    " VALUES (:agent, :device, :slot, :total, :healthy)"
-                ),
-                {
-                    "agent": agent,
-                    "device": f"gpu{number}",
-                    "slot": slot,
-                    "total": total or 100,
-                    "healthy": total > 0,
-                },
-            )
+    found = [
+        Device(f"gpu{number}", slot, total or SHARES_OF_A_DEVICE, healthy=total > 0)
+        for number, total in enumerate(totals)
+    ]
+    await nodes.register(gateway.engine, an_agent(agent, devices=found))
 
 
 # ---- gangs

@@ -14,6 +14,7 @@ from moorage import plugins
 from moorage.db import groups, nodes
 from moorage.db.engine import listening
 from moorage.db.ledger import SCHEDULER_CHANNEL
+from moorage.domain.node import Device
 from moorage.scheduler.order import ORDERS
 from moorage.scheduler.snapshot import Head, PreemptionMode
 from tests.support.builders import an_agent
@@ -132,21 +133,23 @@ async def test_only_superadmins_write(gateway: Gateway) -> None:
 
 
 async def test_a_plug_in_of_another_distribution_is_a_policy(
-    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     info = tmp_path / "tides-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tides\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
-        "[backendai_scheduler_v10]\ntides = tides_of_moorage:order\nbroken = tides_of_moorage:missing\n"
-        "fifo = tides_of_moorage:order\n"
+        "[backendai_scheduler_v10]\ntides = tides_of_moorage:Tides\nbroken = tides_of_moorage:missing\n"
+        "fifo = tides_of_moorage:Tides\n"
     )
     (tmp_path / "tides_of_moorage.py").write_text(
-        "class order:\n    def key(self, session, policy):\n        return (session.submitted,)\n"
+        "class Tides:\n    def key(self, session, policy):\n        return (session.submitted,)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(plugins, "orders", plugins.orders.__wrapped__)
+    plugins.orders.cache_clear()
+    request.addfinalizer(plugins.orders.cache_clear)
     assert plugins.order_names() == [*ORDERS, "tides"]
+    assert plugins.orders()["fifo"] is ORDERS["fifo"]
     assert (await written(gateway, policy="tides")).status_code == 200
     refused(await written(gateway, policy="broken"), 400, "unknown-policy")
 
@@ -256,10 +259,6 @@ async def test_an_unknown_node_is_neither_cordoned_nor_drained(gateway: Gateway)
 
 
 async def test_a_node_shows_its_devices(gateway: Gateway) -> None:
-    await nodes.register(gateway.engine, an_agent("n1", slots={"cuda.shares": 200}))
-    async with gateway.engine.begin() as connection:
-        await connection.execute(
-            text("INSERT INTO devices (agent_id, device_id, slot, total) VALUES ('n1', 'gpu0', 'cuda.shares', 100)")
-        )
+    await nodes.register(gateway.engine, an_agent("n1", devices=[Device("gpu0", "cuda.shares", 100)]))
     device = (await gateway.get("/agent")).json()["items"][0]["devices"][0]
     assert (device["id"], device["slot"], device["total"], device["used"]) == ("gpu0", "cuda.shares", 100, 0)
