@@ -53,7 +53,7 @@ def run(
         "type": type or (SessionType.BATCH if command else SessionType.INTERACTIVE),
         "command": command or [],
         "env": pairs("--env", env or []),
-        "resources": {"cpu": cpu, "mem": mem, **_gpus(gpu), **pairs("--slot", slot or [])},
+        "resources": {"cpu": cpu, "mem": mem, **gpus(gpu), **pairs("--slot", slot or [])},
     }
     wishes: Json = {
         "name": name,
@@ -227,7 +227,7 @@ def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _gpus(words: str | None) -> dict[str, str]:
+def gpus(words: str | None) -> dict[str, str]:
     """Whole devices, or shares of one."""
     if words is None:
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from bisect import insort
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import inf
 from typing import cast
@@ -98,6 +98,18 @@ class Planner:
         """The same, after which the planner is of no more use."""
         with _uncollected():
             return _Pass(self).run()
+
+    def line_up(self, limit: int) -> list[str]:
+        """The first ones in the order of this moment, if nothing were placed; then those whom a limit or wish bars."""
+        walk = self.queue.walk(self.burden, lambda: self.queue.numbered)
+        found: list[str] = []
+        with suppress(StopIteration):
+            _, session_id = next(walk)
+            while len(found) < limit:
+                found.append(session_id)
+                _, session_id = walk.send(Next.PASSED)
+        walk.close()
+        return [*found, *sorted(self.waiting.keys() - set(found))[: limit - len(found)]]
 
     def snapshot(self) -> Snapshot:
         """All that is known, as one value."""

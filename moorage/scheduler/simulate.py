@@ -112,6 +112,8 @@ def expected_start(
     seed: int,
     samples: int = 20,
     horizon_s: float = 7 * 86400.0,
+    orders: Mapping[str, Order] = ORDERS,
+    selectors: Mapping[str, Selector] = SELECTORS,
 ) -> tuple[float, float] | None:
     """Seconds from now to its start (median, 90 % of cases), with run times drawn from past ones.
 
@@ -128,6 +130,8 @@ def expected_start(
             durations=drawn,
             until=snapshot.now + horizon_s,
             stop_when=lambda start: start.session_id == session_id,
+            orders=orders,
+            selectors=selectors,
         )
         at = timeline.started(session_id)
         found.append(math.inf if at is None else at - snapshot.now)
@@ -146,9 +150,18 @@ class Shift:
     elsewhere: tuple[str, ...]  # placed both times, on other nodes or devices
 
 
-def replay(recorded: Iterable[tuple[Snapshot, Policy, Decisions]], policy: Policy | None = None) -> tuple[Shift, ...]:
+def replay(
+    recorded: Iterable[tuple[Snapshot, Policy, Decisions]],
+    policy: Policy | None = None,
+    *,
+    orders: Mapping[str, Order] = ORDERS,
+    selectors: Mapping[str, Selector] = SELECTORS,
+) -> tuple[Shift, ...]:
     """Decides recorded passes again, under their own policy or another. Under its own, nothing shifts."""
-    return tuple(_shift(then, Planner(snapshot, policy or own).decide_last()) for snapshot, own, then in recorded)
+    return tuple(
+        _shift(then, Planner(snapshot, policy or own, orders=orders, selectors=selectors).decide_last())
+        for snapshot, own, then in recorded
+    )
 
 
 def _shift(then: Decisions, now: Decisions) -> Shift:
