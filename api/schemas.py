@@ -15,6 +15,7 @@ from moorage.domain.resources import MINIMUM, format_slot, parse_slots
 from moorage.domain.session import NodeLossPolicy, SessionType
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _ENV_BYTES = 64 * 1024
 _KNOWN_SLOTS = ("cpu", "mem")
 _LONGEST_S = 365 * 86400.0
@@ -24,6 +25,14 @@ def _storable(text: str) -> str:
     """PostgreSQL and a container's command line take neither NUL nor half of a surrogate pair."""
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError("a NUL character or half of a surrogate pair is no text")
+    return text
+
+
+def _an_image(text: str) -> str:
+    if not _IMAGE.fullmatch(text):
+        raise ValueError(
+            f"{text[:80]!r} is not an image; allowed are letters, digits and . _ / : @ -, first a letter or digit"
+        )
     return text
 
 
@@ -53,7 +62,7 @@ class CreateSession(BaseModel):
             ]
         },
     )
-    image: str = Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")
+    image: Annotated[str, AfterValidator(_an_image)] = Field(min_length=1, max_length=512)
     name: _Text | None = None
     type: SessionType = SessionType.INTERACTIVE
     command: list[_Text] = Field(default_factory=list, max_length=1024)
