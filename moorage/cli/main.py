@@ -56,7 +56,7 @@ def run() -> None:
             show.note(f"hint: {error.hint}")
         sys.exit(1)
     except OSError as error:
-        show.note(f"moor: {error}")
+        show.note(f"moor: {error.filename}: {error.strerror}" if error.filename else f"moor: {error}")
         sys.exit(1)
 
 

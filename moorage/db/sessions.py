@@ -53,6 +53,7 @@ async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, An
         raise Conflict(
             f"{ref!r} begins the ids of {len(found)} sessions or more; give more of it",
             code="too-many-sessions-matched",
+            hint=", ".join(f"{one['id']} is {one['name']}" for one in matches),
             data={"matches": matches},
         )
     return dict(found[0])
