@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from bisect import insort
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
@@ -319,29 +319,37 @@ class _Pass:
         except StopIteration:
             return
 
-    def _worth_a_look(self) -> Container[int]:
+    def _worth_a_look(self) -> Collection[int]:
         """Lines that may start; until the head is known all, because it may be in any. One too many does no harm."""
         lines = self.planner.queue.numbered
         if self.head is None:
             return lines
-        if self.worth is None or self.room.despaired - self.worth_at > len(lines) // 16:
+        if self.worth is None or self.room.despaired - self.worth_at > len(self.worth) // 16:
             self.worth_at = self.room.despaired
             self.worth = {
                 number
-                for number, line in lines.items()
-                if line.shape.possible and (not line.shape.hopeless or self._is_short(line))
+                for number in (lines if self.worth is None else self.worth)
+                if lines[number].shape.possible and (not lines[number].shape.hopeless or self._is_short(lines[number]))
             }
         return self.worth
+
+    def _drop(self, line: Line) -> Next:
+        """None of the line can start any more in this pass, whoever's it is."""
+        if self.worth is not None:
+            self.worth.discard(line.number)
+        return Next.DROPPED
 
     def _look_at(self, line: Line, session_id: str) -> Next | None:
         """None ends the pass."""
         shape = line.shape
         if session_id in self.placed:
             return Next.PASSED
+        if self.worth is not None and line.number not in self.worth:
+            return Next.DROPPED
         if not shape.possible or (self.head is not None and shape.hopeless and not self._is_short(line)):
-            return Next.DROPPED
+            return self._drop(line)
         if line.tenants and limit(line.tenants, shape.total) is not None:
-            return Next.DROPPED
+            return self._drop(line)
         session = self.planner.waiting[session_id]
         if not shape.hopeless:
             seats = self.room.plan(shape, session.avoid)
@@ -357,7 +365,7 @@ class _Pass:
             self._make_head(session, shape)
             if self.policy.head is Head.STRICT:
                 return None
-        return Next.DROPPED
+        return self._drop(line)
 
     def _place(self, session: WaitingSession, line: Line, seats: list[Seat], *, short: bool = False) -> None:
         if len(seats) < len(session.kernels):
