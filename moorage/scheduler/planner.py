@@ -150,8 +150,10 @@ class Planner:
         self.refusals: dict[str, Refusal] = {}
         self._read_capacity()
         self.on_row: dict[int, dict[str, preempt.Held]] = {}
-        self._helds: dict[tuple[str, str, str, str], list[list[int]]] = {}
+        self._releases: dict[int, list[Release]] = {}
+        self._helds: dict[tuple[str, str, str, str], list[tuple[Level, list[int]]]] = {}
         self.accounts: dict[Level, Account] = {}
+        self._burdens: dict[Level, float] = {}
         for session in self.running.values():
             self._count_running(session, log=False)
         self._later: list[tuple[float, str]] = []
@@ -180,6 +182,7 @@ class Planner:
             known = {**self.tenants.states, **{(state.scope, state.name): state for state in tenants}}
             self._read_tenants(known.values())
             return False
+        self._burdens.clear()
         for level, account in list(self.accounts.items()):
             self.accounts[level] = replace(account, decayed=self._decayed(level), weight=self._weight(level))
         return True
@@ -219,6 +222,7 @@ class Planner:
         for kernel in session.kernels:
             row = self.room.row_of.get(kernel.agent_id)
             if row is not None:
+                self._releases.pop(row, None)
                 here = self.on_row.setdefault(row, {})
                 if sign > 0:
                     here[kernel.kernel_id] = (session, kernel)
@@ -227,24 +231,36 @@ class Planner:
                 if log:
                     self.room.log.append(row)
         if self.shares:
-            helds = self.helds(session.owner)
             for kernel in session.kernels:
-                _charge(helds, self._places(kernel.slots), sign)
+                self.charge(session.owner, self._places(kernel.slots), sign)
 
     def _forget_running(self, session_id: str) -> None:
         session = self.running.pop(session_id, None)
         if session is not None:
             self._count_running(session, sign=-1)
 
+    def releases(self, row: int) -> list[Release]:
+        """What running sessions will give back on a node, by end."""
+        found = self._releases.get(row)
+        if found is None:
+            held = self.on_row.get(row, {}).values()
+            found = [Release(_end(session), kernel.slots, kernel.devices) for session, kernel in held]
+            found.sort(key=lambda one: one.end)
+            self._releases[row] = found
+        return found
+
     # Use, for the orders that look at it.
 
-    def helds(self, owner: Owner) -> list[list[int]]:
-        """What is held by counted slot, at each level that the order compares. To be changed in place."""
+    def charge(self, owner: Owner, counted: Iterable[tuple[int, int]], sign: int) -> None:
+        """Adds to what the owner holds, by counted slot, at each level that the order compares."""
         key = (owner.user, owner.project, owner.domain, owner.keypair)
         found = self._helds.get(key)
         if found is None:
-            found = self._helds[key] = [self.account(level).held for level in self.sharing.path(owner)]
-        return found
+            found = self._helds[key] = [(level, self.account(level).held) for level in self.sharing.path(owner)]
+        for level, held in found:
+            self._burdens.pop(level, None)
+            for place, amount in counted:
+                held[place] += sign * amount
 
     def _places(self, slots: Mapping[str, int]) -> list[tuple[int, int]]:
         return [(self.place_of[slot], amount) for slot, amount in slots.items() if slot in self.place_of]
@@ -257,7 +273,10 @@ class Planner:
         return found
 
     def burden(self, level: Level) -> float:
-        return self.sharing.burden(self.account(level), self.offered, self.policy)
+        found = self._burdens.get(level)
+        if found is None:
+            found = self._burdens[level] = self.sharing.burden(self.account(level), self.offered, self.policy)
+        return found
 
     def _decayed(self, level: Level) -> list[float]:
         used = self.tenants.decayed(level)
@@ -382,7 +401,7 @@ class _Pass:
         for tenant in line.tenants:
             tenant.add(line.shape.total)
         if self.planner.shares:
-            _charge(self.planner.helds(session.owner), line.shape.counted, 1)
+            self.planner.charge(session.owner, line.shape.counted, 1)
         self.placed[session.session_id] = line.shape
         if self.head is not None:
             self.passed_head |= self.may_starve
@@ -428,10 +447,9 @@ class _Pass:
         agents = tuple(self.room.agent_ids[row] for row in sorted(promise.spare))
         self.reservations.append(Reservation(session.session_id, agents, promise.at))
 
-    def _releases(self, row: int) -> Iterator[Release]:
-        for session, kernel in self.planner.on_row.get(row, {}).values():
-            yield Release(_end(session), kernel.slots, kernel.devices)
-        yield from self.ending.get(row, ())
+    def _releases(self, row: int) -> list[Release]:
+        known, added = self.planner.releases(row), self.ending.get(row)
+        return sorted([*known, *added], key=lambda one: one.end) if added else known
 
     def _preempt(self, session: WaitingSession, shape: Shape) -> bool:
         found = preempt.evict(self.room, shape, session, self._held_on, self.policy, self.now)
@@ -589,7 +607,7 @@ class _Pass:
         for session_id, shape in self.placed.items():
             self.planner.queue.untell(session_id)
             if self.planner.shares:
-                _charge(self.planner.helds(self.planner.waiting[session_id].owner), shape.counted, -1)
+                self.planner.charge(self.planner.waiting[session_id].owner, shape.counted, -1)
         if self.placed:
             self.planner.tenants.reset()
         if room.trim():
@@ -606,12 +624,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _charge(helds: list[list[int]], counted: Iterable[tuple[int, int]], sign: int) -> None:
-    for held in helds:
-        for place, amount in counted:
-            held[place] += sign * amount
 
 
 def _end(session: RunningSession) -> float:

@@ -177,7 +177,7 @@ class Queue:
             root = self._bands[band]
             _clear(root)
             self._open(root, burden, alive)
-            while root.heap and alive():
+            while root.heap:
                 branch = root
                 while branch.below and branch.heap:
                     branch = branch.heap[0][-1]
@@ -185,6 +185,8 @@ class Queue:
                         self._open(branch, burden, alive)
                 heap = branch.heap
                 if not heap:
+                    if not alive():
+                        return
                     _close(branch)
                     continue
                 entry, _, line, entries, at = heap[0]
