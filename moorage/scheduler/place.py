@@ -68,9 +68,8 @@ class Shape:
         "part_of",
         "parts",
         "possible",
+        "starts",
         "total",
-        "when",
-        "when_seen",
         "whole",
     )
 
@@ -86,8 +85,16 @@ class Shape:
         self.total: dict[str, int] = {}
         self.counted: Need = ()  # the total by place among the slots that the group has
         self.low: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.when: NDArray[np.float64] | None = None
-        self.when_seen = 0
+        self.starts: Starts | None = None
+
+
+@dataclass(slots=True)
+class Starts:
+    """By node, when a request could start there; where it isn't known yet, a guess that is not too late."""
+
+    at: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    seen: int = 0
 
 
 @dataclass(slots=True)
@@ -553,7 +560,7 @@ class Room:
         for part in self._parts.values():
             part.seen = -1
         for shape in self.shapes:
-            shape.when = None
+            shape.starts = None
             shape.hopeless = False
         return True
 

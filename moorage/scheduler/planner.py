@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from bisect import insort
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import inf
@@ -162,8 +162,10 @@ class Planner:
         self.refusals: dict[str, Refusal] = {}
         self._read_capacity()
         self.on_row: dict[int, dict[str, preempt.Held]] = {}
-        self._helds: dict[tuple[str, str, str, str], list[list[int]]] = {}
+        self._releases: dict[int, list[Release]] = {}
+        self._helds: dict[tuple[str, str, str, str], list[tuple[Level, list[int]]]] = {}
         self.accounts: dict[Level, Account] = {}
+        self._burdens: dict[Level, float] = {}
         for session in self.running.values():
             self._count_running(session, log=False)
         self._later: list[tuple[float, str]] = []
@@ -192,6 +194,7 @@ class Planner:
             known = {**self.tenants.states, **{(state.scope, state.name): state for state in tenants}}
             self._read_tenants(known.values())
             return False
+        self._burdens.clear()
         for level, account in list(self.accounts.items()):
             self.accounts[level] = replace(account, decayed=self._decayed(level), weight=self._weight(level))
         return True
@@ -231,6 +234,7 @@ class Planner:
         for kernel in session.kernels:
             row = self.room.row_of.get(kernel.agent_id)
             if row is not None:
+                self._releases.pop(row, None)
                 here = self.on_row.setdefault(row, {})
                 if sign > 0:
                     here[kernel.kernel_id] = (session, kernel)
@@ -239,24 +243,36 @@ class Planner:
                 if log:
                     self.room.log.append(row)
         if self.shares:
-            helds = self.helds(session.owner)
             for kernel in session.kernels:
-                _charge(helds, self._places(kernel.slots), sign)
+                self.charge(session.owner, self._places(kernel.slots), sign)
 
     def _forget_running(self, session_id: str) -> None:
         session = self.running.pop(session_id, None)
         if session is not None:
             self._count_running(session, sign=-1)
 
+    def releases(self, row: int) -> list[Release]:
+        """What running sessions will give back on a node, by end."""
+        found = self._releases.get(row)
+        if found is None:
+            held = self.on_row.get(row, {}).values()
+            found = [Release(_end(session), kernel.slots, kernel.devices) for session, kernel in held]
+            found.sort(key=lambda one: one.end)
+            self._releases[row] = found
+        return found
+
     # Use, for the orders that look at it.
 
-    def helds(self, owner: Owner) -> list[list[int]]:
-        """What is held by counted slot, at each level that the order compares. To be changed in place."""
+    def charge(self, owner: Owner, counted: Iterable[tuple[int, int]], sign: int) -> None:
+        """Adds to what the owner holds, by counted slot, at each level that the order compares."""
         key = (owner.user, owner.project, owner.domain, owner.keypair)
         found = self._helds.get(key)
         if found is None:
-            found = self._helds[key] = [self.account(level).held for level in self.sharing.path(owner)]
-        return found
+            found = self._helds[key] = [(level, self.account(level).held) for level in self.sharing.path(owner)]
+        for level, held in found:
+            self._burdens.pop(level, None)
+            for place, amount in counted:
+                held[place] += sign * amount
 
     def _places(self, slots: Mapping[str, int]) -> list[tuple[int, int]]:
         return [(self.place_of[slot], amount) for slot, amount in slots.items() if slot in self.place_of]
@@ -269,7 +285,10 @@ class Planner:
         return found
 
     def burden(self, level: Level) -> float:
-        return self.sharing.burden(self.account(level), self.offered, self.policy)
+        found = self._burdens.get(level)
+        if found is None:
+            found = self._burdens[level] = self.sharing.burden(self.account(level), self.offered, self.policy)
+        return found
 
     def _decayed(self, level: Level) -> list[float]:
         used = self.tenants.decayed(level)
@@ -331,29 +350,37 @@ class _Pass:
         except StopIteration:
             return
 
-    def _worth_a_look(self) -> Container[int]:
+    def _worth_a_look(self) -> Collection[int]:
         """Lines that may start; until the head is known all, because it may be in any. One too many does no harm."""
         lines = self.planner.queue.numbered
         if self.head is None:
             return lines
-        if self.worth is None or self.room.despaired - self.worth_at > len(lines) // 16:
+        if self.worth is None or self.room.despaired - self.worth_at > len(self.worth) // 16:
             self.worth_at = self.room.despaired
             self.worth = {
                 number
-                for number, line in lines.items()
-                if line.shape.possible and (not line.shape.hopeless or self._is_short(line))
+                for number in (lines if self.worth is None else self.worth)
+                if lines[number].shape.possible and (not lines[number].shape.hopeless or self._is_short(lines[number]))
             }
         return self.worth
+
+    def _drop(self, line: Line) -> Next:
+        """None of the line can start any more in this pass, whoever's it is."""
+        if self.worth is not None:
+            self.worth.discard(line.number)
+        return Next.DROPPED
 
     def _look_at(self, line: Line, session_id: str) -> Next | None:
         """None ends the pass."""
         shape = line.shape
         if session_id in self.placed:
             return Next.PASSED
+        if self.worth is not None and line.number not in self.worth:
+            return Next.DROPPED
         if not shape.possible or (self.head is not None and shape.hopeless and not self._is_short(line)):
-            return Next.DROPPED
+            return self._drop(line)
         if line.tenants and limit(line.tenants, shape.total) is not None:
-            return Next.DROPPED
+            return self._drop(line)
         session = self.planner.waiting[session_id]
         if not shape.hopeless:
             seats = self.room.plan(shape, session.avoid)
@@ -369,7 +396,7 @@ class _Pass:
             self._make_head(session, shape)
             if self.policy.head is Head.STRICT:
                 return None
-        return Next.DROPPED
+        return self._drop(line)
 
     def _place(self, session: WaitingSession, line: Line, seats: list[Seat], *, short: bool = False) -> None:
         if len(seats) < len(session.kernels):
@@ -386,7 +413,7 @@ class _Pass:
         for tenant in line.tenants:
             tenant.add(line.shape.total)
         if self.planner.shares:
-            _charge(self.planner.helds(session.owner), line.shape.counted, 1)
+            self.planner.charge(session.owner, line.shape.counted, 1)
         self.placed[session.session_id] = line.shape
         if self.head is not None:
             self.passed_head |= self.may_starve
@@ -432,10 +459,9 @@ class _Pass:
         agents = tuple(self.room.agent_ids[row] for row in sorted(promise.spare))
         self.reservations.append(Reservation(session.session_id, agents, promise.at))
 
-    def _releases(self, row: int) -> Iterator[Release]:
-        for session, kernel in self.planner.on_row.get(row, {}).values():
-            yield Release(_end(session), kernel.slots, kernel.devices)
-        yield from self.ending.get(row, ())
+    def _releases(self, row: int) -> list[Release]:
+        known, added = self.planner.releases(row), self.ending.get(row)
+        return sorted([*known, *added], key=lambda one: one.end) if added else known
 
     def _preempt(self, session: WaitingSession, shape: Shape) -> bool:
         found = preempt.evict(self.room, shape, session, self._held_on, self.policy, self.now)
@@ -593,7 +619,7 @@ class _Pass:
         for session_id, shape in self.placed.items():
             self.planner.queue.untell(session_id)
             if self.planner.shares:
-                _charge(self.planner.helds(self.planner.waiting[session_id].owner), shape.counted, -1)
+                self.planner.charge(self.planner.waiting[session_id].owner, shape.counted, -1)
         if self.placed:
             self.planner.tenants.reset()
         if room.trim():
@@ -610,12 +636,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _charge(helds: list[list[int]], counted: Iterable[tuple[int, int]], sign: int) -> None:
-    for held in helds:
-        for place, amount in counted:
-            held[place] += sign * amount
 
 
 def _end(session: RunningSession) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Container, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from enum import Enum
 from heapq import heapify, heappop, heapreplace
 from typing import Any
@@ -168,7 +168,7 @@ class Queue:
         fresh, self._fresh = list(self._fresh.values()), {}
         return fresh
 
-    def walk(self, burden: Callable[[Level], float], alive: Callable[[], Container[int]]) -> Walk:
+    def walk(self, burden: Callable[[Level], float], alive: Callable[[], Collection[int]]) -> Walk:
         """Session after session in order; the caller sends back what it did with each.
 
         `alive` tells the numbers of the lines that are worth a look; it is asked when an owner's turn comes.
@@ -185,6 +185,8 @@ class Queue:
                         self._open(branch, burden, alive)
                 heap = branch.heap
                 if not heap:
+                    if not alive():
+                        return
                     _close(branch)
                     continue
                 entry, _, line, entries, at = heap[0]
@@ -196,15 +198,14 @@ class Queue:
                 if done is Next.PLACED and branch is not root:
                     _weigh(branch, burden)
 
-    def _open(self, branch: Branch, burden: Callable[[Level], float], alive: Callable[[], Container[int]]) -> None:
+    def _open(self, branch: Branch, burden: Callable[[Level], float], alive: Callable[[], Collection[int]]) -> None:
         if branch.below:
             branch.heap = [(burden(level), below.earliest(), level, below) for level, below in branch.below.items()]
         else:
-            worth, lines = alive(), self.numbered
+            worth, lines, mine = alive(), self.numbered, branch.entries
+            few, many = (worth, mine) if len(worth) < len(mine) else (mine, worth)
             branch.heap = [
-                (entries[0], number, lines[number], entries, 0)
-                for number, entries in branch.entries.items()
-                if number in worth
+                (mine[number][0], number, lines[number], mine[number], 0) for number in few if number in many
             ]
         heapify(branch.heap)
 
