@@ -305,7 +305,6 @@ class _Pass:
         self.may_starve = False  # whether nobody knows when the head can start
         self.passed_head = False
         self.worth: set[int] | None = None
-        self.worth_at = 0
         self.preemptions: list[Preemption] = []
         self.reservations: list[Reservation] = []
 
@@ -343,14 +342,15 @@ class _Pass:
         lines = self.planner.queue.numbered
         if self.head is None:
             return lines
-        if self.worth is None or self.room.despaired - self.worth_at > len(self.worth) // 16:
-            self.worth_at = self.room.despaired
-            self.worth = {
-                number
-                for number in (lines if self.worth is None else self.worth)
-                if lines[number].shape.possible and (not lines[number].shape.hopeless or self._is_short(lines[number]))
-            }
+        known = lines if self.worth is None else self.worth
+        self.worth = {number for number in known if lines[number].shape.possible and self._has_room(lines[number])}
         return self.worth
+
+    def _has_room(self, line: Line) -> bool:
+        shape = line.shape
+        if not shape.hopeless and shape.whole and not self.room.has_room(shape.parts[0]):
+            self.room.despair(shape)
+        return not shape.hopeless or (self._is_short(line) and bool(self._promised_rows(line)))
 
     def _drop(self, line: Line) -> Next:
         """None of the line can start any more in this pass, whoever's it is."""
@@ -417,14 +417,18 @@ class _Pass:
         return self.now + line.time_limit_s <= self.promise.at
 
     def _place_before_promise(self, session: WaitingSession, line: Line) -> bool:
-        assert self.promise is not None
-        part = line.shape.parts[0]
-        rows = [row for row in self.promise.spare if part.base[row] < inf and self.room.fits_really(row, part.need)]
+        part, rows = line.shape.parts[0], self._promised_rows(line)
         if not rows:
             return False
         row = min(rows, key=lambda one: (self.room.agent_ids[one] in session.avoid, part.base[one], one))
         self._place(session, line, [self.room.take(row, part.need, short=True)], short=True)
         return True
+
+    def _promised_rows(self, line: Line) -> list[int]:
+        """Promised nodes that have room for it until the promise begins."""
+        assert self.promise is not None
+        part = line.shape.parts[0]
+        return [row for row in self.promise.spare if part.base[row] < inf and self.room.fits_really(row, part.need)]
 
     # The head of the queue.
 
