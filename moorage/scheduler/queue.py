@@ -189,16 +189,22 @@ class Queue:
         """`left` counts who was not looked at yet, by line, of the lines that are worth it."""
         _clear(root)
         left = dict(root.counts)
-        opened = 0
+        opened, ask_at, thinned_at = 0, 1, len(left)
         self._open(root, burden, left)
         while root.heap and left:
+            if opened >= ask_at:
+                worth = alive()
+                left = {number: count for number, count in left.items() if number in worth}
+                ask_at = opened + _LOOK_AGAIN
+                if len(left) * 2 < thinned_at:
+                    thinned_at = len(left)
+                    root.heap = [one for one in root.heap if not root.below or _may_start(one[-1], left)]
+                    heapify(root.heap)
+                    continue
             branch = root
             while branch.below and branch.heap:
                 branch = branch.heap[0][-1]
                 if branch.heap is None:
-                    if opened % _LOOK_AGAIN == 0:
-                        worth = alive()
-                        left = {number: count for number, count in left.items() if number in worth}
                     opened += 1
                     self._open(branch, burden, left)
             heap = branch.heap
@@ -222,7 +228,11 @@ class Queue:
 
     def _open(self, branch: Branch, burden: Callable[[Level], float], left: Mapping[int, int]) -> None:
         if branch.below:
-            branch.heap = [(burden(level), below.earliest(), level, below) for level, below in branch.below.items()]
+            branch.heap = [
+                (burden(level), below.earliest(), level, below)
+                for level, below in branch.below.items()
+                if _may_start(below, left)
+            ]
         else:
             lines, mine = self.numbered, branch.entries
             few: Iterable[int] = left if len(left) < len(mine) else mine
@@ -310,6 +320,11 @@ class Queue:
 def paths(order: Order, owner: Owner) -> tuple[Level, ...]:
     """The levels whose use an order compares for an owner; none if it compares none."""
     return order.path(owner) if isinstance(order, Sharing) else ()
+
+
+def _may_start(branch: Branch, left: Mapping[int, int]) -> bool:
+    """Whether an owner has sessions in lines that are left; one with owners below it is taken to have some."""
+    return bool(branch.below) or not left.keys().isdisjoint(branch.entries.keys())
 
 
 def _clear(branch: Branch) -> None:
