@@ -151,6 +151,8 @@ class Planner:
         self._read_capacity()
         self.on_row: dict[int, dict[str, preempt.Held]] = {}
         self._releases: dict[int, list[Release]] = {}
+        self._first_ends = np.full(len(self.room.nodes), inf)
+        self._moved: set[int] = set()
         self._helds: dict[tuple[str, str, str, str], list[tuple[Level, list[int]]]] = {}
         self.accounts: dict[Level, Account] = {}
         self._burdens: dict[Level, float] = {}
@@ -223,6 +225,7 @@ class Planner:
             row = self.room.row_of.get(kernel.agent_id)
             if row is not None:
                 self._releases.pop(row, None)
+                self._moved.add(row)
                 here = self.on_row.setdefault(row, {})
                 if sign > 0:
                     here[kernel.kernel_id] = (session, kernel)
@@ -248,6 +251,14 @@ class Planner:
             found.sort(key=lambda one: one.end)
             self._releases[row] = found
         return found
+
+    def first_ends(self) -> NDArray[np.float64]:
+        """By row, when the first of the running sessions ends."""
+        for row in self._moved:
+            found = self.releases(row)
+            self._first_ends[row] = found[0].end if found else inf
+        self._moved.clear()
+        return self._first_ends
 
     # Use, for the orders that look at it.
 
@@ -438,7 +449,7 @@ class _Pass:
             return
         if self.policy.head is not Head.EASY:
             return
-        promise = backfill.promise(self.room, shape, self._releases, self.now)
+        promise = backfill.promise(self.room, shape, self._releases, self._firsts, self.now)
         self.may_starve = promise is None
         if promise is None and session.skips >= self.policy.skip_limit:
             promise = backfill.nearest(self.room, shape)
@@ -454,6 +465,12 @@ class _Pass:
     def _releases(self, row: int) -> list[Release]:
         known, added = self.planner.releases(row), self.ending.get(row)
         return sorted([*known, *added], key=lambda one: one.end) if added else known
+
+    def _firsts(self) -> NDArray[np.float64]:
+        firsts = self.planner.first_ends().copy()
+        for row, added in self.ending.items():
+            firsts[row] = min(firsts[row], *(one.end for one in added))
+        return firsts
 
     def _preempt(self, session: WaitingSession, shape: Shape) -> bool:
         found = preempt.evict(self.room, shape, session, self._held_on, self.policy, self.now)
