@@ -69,7 +69,7 @@ class Cluster:
             try:
                 answer = self._client.request(method, path, **options)
                 if answer.status_code != 503:
-                    found: dict[str, Any] = answer.json()
+                    found: dict[str, Any] = answer.json() if answer.content else {}
                     return {**found, "http_status": answer.status_code}
             except httpx.TransportError:
                 pass
