@@ -44,7 +44,7 @@ def build_runtime(settings: Settings) -> Runtime:
     if settings.agent_runtime != "docker":
         raise InvalidRequest(f"MOORAGE_AGENT_RUNTIME is {settings.agent_runtime!r}; allowed are docker and simulated")
     try:
-        return DockerRuntime(settings.agent_id, namespaces=settings.agent_namespaces)
+        return DockerRuntime(settings.agent_id, cluster=settings.cluster, namespaces=settings.agent_namespaces)
     except DockerException as error:
         raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
 

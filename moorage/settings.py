@@ -20,6 +20,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MOORAGE_", frozen=True, extra="forbid")
 
+    cluster: str = Field(
+        "moorage", pattern=r"^[A-Za-z0-9_.-]{1,63}$", description="name of the cluster; two may share a Docker engine"
+    )
     database_url: str = Field("", description="PostgreSQL 15 or newer, as postgresql://user:password@host/database")
     temporal_address: str = Field("127.0.0.1:7233", description="host:port of Temporal's frontend")
     temporal_namespace: str = Field("default", description="Temporal namespace")

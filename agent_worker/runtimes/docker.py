@@ -64,9 +64,9 @@ def network(spec: KernelSpec, namespace: str | None) -> tuple[dict[str, Any], di
     return {"hostname": spec.hostname}, {"network_mode": "bridge"}
 
 
-def labels(spec: KernelSpec) -> dict[str, str]:
+def labels(spec: KernelSpec, node: str) -> dict[str, str]:
     return {
-        names.LABEL_AGENT: spec.agent_id,
+        names.LABEL_AGENT: node,
         names.LABEL_SESSION: spec.session_id,
         names.LABEL_KERNEL: spec.kernel_id,
         names.LABEL_ATTEMPT: str(spec.attempt),
@@ -94,16 +94,16 @@ def container_name(kernel_id: str, attempt: int) -> str:
 
 
 class DockerRuntime(Runtime):
-    def __init__(self, agent_id: str, *, namespaces: int = 0) -> None:
+    def __init__(self, agent_id: str, *, cluster: str = "moorage", namespaces: int = 0) -> None:
         """`namespaces` are kept ready for the next starts."""
-        self._agent_id = agent_id
+        self._node = names.node_label(cluster, agent_id)
         self._client = docker.APIClient(version="auto", timeout=120)
         # A quiet log or event stream is no failure: no read timeout.
         self._streams = docker.APIClient(version=self._client.api_version, timeout=None)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
-        self.namespaces = Namespaces(self._client, agent_id, size=namespaces, call=self._call)
+        self.namespaces = Namespaces(self._client, self._node, size=namespaces, call=self._call)
 
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)
@@ -132,7 +132,7 @@ class DockerRuntime(Runtime):
                     spec.image,
                     command=spec.command or None,
                     environment=environment(spec),
-                    labels=labels(spec),
+                    labels=labels(spec, self._node),
                     name=name,
                     host_config=self._client.create_host_config(
                         **limits(spec),
@@ -231,7 +231,7 @@ class DockerRuntime(Runtime):
 
     def _ours(self) -> list[str]:
         """Docker's filter for this agent's containers."""
-        return [f"{names.LABEL_AGENT}={self._agent_id}", *names.LABELS]
+        return [f"{names.LABEL_AGENT}={self._node}", *names.LABELS]
 
     def _seen(self, found: dict[str, Any]) -> ContainerSeen:
         state, exit = str(found["State"]), None

@@ -36,11 +36,11 @@ _log = log.get("namespaces")
 
 
 class Namespaces:
-    """`call` runs a blocking function in a thread."""
+    """`node` is the value of their label; `call` runs a blocking function in a thread."""
 
-    def __init__(self, client: Any, agent_id: str, *, size: int, call: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, client: Any, node: str, *, size: int, call: Callable[[Callable[[], Any]], Any]) -> None:
         self._client = client
-        self._agent_id = agent_id
+        self._node = node
         self._size = size if platform.machine() in _WAIT_FOR_EVER else 0
         self._call = call
         self._ready: deque[str] = deque()
@@ -102,9 +102,9 @@ class Namespaces:
             await asyncio.sleep(_QUIET_S)
 
     def _sweep(self) -> None:
-        label = f"{names.LABEL_NAMESPACE}={self._agent_id}"
+        label = f"{names.LABEL_NAMESPACE}={self._node}"
         held = {one["Id"] for one in self._client.containers(all=True, filters={"label": label})}
-        label = f"{names.LABEL_AGENT}={self._agent_id}"
+        label = f"{names.LABEL_AGENT}={self._node}"
         users = self._client.containers(all=True, filters={"label": label})
         used = {str(one["HostConfig"]["NetworkMode"]).removeprefix("container:") for one in users}
         for unused in held - used - self._taken - set(self._ready):
@@ -115,7 +115,7 @@ class Namespaces:
             "command": ["/wait"],
             "hostname": HOSTNAME,
             "user": "65534:65534",
-            "labels": {names.LABEL_NAMESPACE: self._agent_id},
+            "labels": {names.LABEL_NAMESPACE: self._node},
             "host_config": self._client.create_host_config(
                 network_mode="bridge", cap_drop=["ALL"], security_opt=["no-new-privileges"], read_only=True
             ),

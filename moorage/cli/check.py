@@ -33,6 +33,7 @@ class Sources:
     temporal: str
     namespace: str = "default"
     api_key: str = ""
+    cluster: str = "moorage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,10 @@ async def _containers(sources: Sources) -> list[str]:
     agents = await docker_agents(sources.database_url, socket.gethostname())
     if not agents:
         raise Unavailable("no node of this machine runs containers with Docker")
-    return await against_containers(sources.database_url, await asyncio.to_thread(_labelled, agents))
+    return await against_containers(sources.database_url, await asyncio.to_thread(_labelled, sources.cluster, agents))
 
 
-def _labelled(agents: list[str]) -> dict[str, list[ContainerSeen]]:
+def _labelled(cluster: str, agents: list[str]) -> dict[str, list[ContainerSeen]]:
     """Agent → its containers that are old enough."""
     import docker
     import requests
@@ -127,7 +128,8 @@ def _labelled(agents: list[str]) -> dict[str, list[ContainerSeen]]:
                 agent: [
                     _seen(one)
                     for one in client.containers(
-                        all=True, filters={"label": [f"{names.LABEL_AGENT}={agent}", *names.LABELS]}
+                        all=True,
+                        filters={"label": [f"{names.LABEL_AGENT}={names.node_label(cluster, agent)}", *names.LABELS]},
                     )
                     if one["Created"] < time.time() - _OLD_ENOUGH_S
                 ]
@@ -160,6 +162,7 @@ def _sources(data_dir: Path | None) -> Sources:
             os.environ.get("MOORAGE_TEMPORAL_ADDRESS", ""),
             os.environ.get("MOORAGE_TEMPORAL_NAMESPACE", "default"),
             os.environ.get("MOORAGE_TEMPORAL_API_KEY", ""),
+            os.environ.get("MOORAGE_CLUSTER", "moorage"),
         )
     place = Place.of(data_dir)
     record = read_run(place)
@@ -168,4 +171,4 @@ def _sources(data_dir: Path | None) -> Sources:
             f"nothing runs in {place.folder}, so there is no database to read",
             hint="start it with `moor up`, or set MOORAGE_DATABASE_URL",
         )
-    return Sources(record.database_url, record.temporal)
+    return Sources(record.database_url, record.temporal, cluster=record.cluster)

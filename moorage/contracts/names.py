@@ -14,7 +14,8 @@ RESOURCE_GROUP = SearchAttributeKey.for_keyword("MoorResourceGroup")
 AGENT = SearchAttributeKey.for_keyword("MoorAgent")
 SEARCH_ATTRIBUTES = (STATUS, USER, PROJECT, RESOURCE_GROUP, AGENT)
 
-# Container labels. Session, kernel and attempt say which life a container belongs to; agent says whose it is.
+# Container labels. Session, kernel and attempt say which life a container belongs to; agent says whose it is, with the
+# cluster before it: nodes of two clusters may share a Docker engine.
 LABEL_AGENT = "moorage.agent"
 LABEL_SESSION = "moorage.session"
 LABEL_KERNEL = "moorage.kernel"
@@ -28,6 +29,11 @@ LABEL_NAMESPACE = "moorage.namespace"
 
 def agent_queue(agent_id: str) -> str:
     return f"moorage-agent-{agent_id}"
+
+
+def node_label(cluster: str, agent_id: str) -> str:
+    """The value of LABEL_AGENT and LABEL_NAMESPACE."""
+    return f"{cluster}/{agent_id}"
 
 
 def session_workflow(session_id: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from argon2 import PasswordHasher
@@ -12,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import connect
-from moorage.domain.ids import new_id
+from moorage.domain.ids import new_access_key, new_id, new_secret_key
 from moorage.seal import Seal
 
 DEFAULT_PROJECT = "00000000-0000-4000-8000-000000000001"
@@ -48,26 +47,34 @@ _OLDEST_KEY = (
 )
 
 
-async def ensure_admin(database_url: str, payload_keys: str, email: str, password: str) -> tuple[str, str] | None:
-    """(access key, secret key) of a new superadmin; None if there is one already."""
+async def ensure_admin(database_url: str, payload_keys: str, admin: Mapping[str, str]) -> bool:
+    """A superadmin with that `email`, `password`, `access_key` and `secret_key`; False if there is one already."""
     engine = connect(database_url, pool_size=1)
     try:
         async with engine.connect() as connection:
             found = await connection.execute(text("SELECT 1 FROM users WHERE role = 'superadmin' LIMIT 1"))
             if found.first() is not None:
-                return None
-        return await create_user(engine, Seal(payload_keys), email, password, role="superadmin")
+                return False
+        key_pair = (admin["access_key"], admin["secret_key"])
+        seal = Seal(payload_keys)
+        await create_user(engine, seal, admin["email"], admin["password"], role="superadmin", key_pair=key_pair)
+        return True
     finally:
         await engine.dispose()
 
 
 async def create_user(
-    engine: AsyncEngine, seal: Seal, email: str, password: str, *, role: str = "user"
+    engine: AsyncEngine,
+    seal: Seal,
+    email: str,
+    password: str,
+    *,
+    role: str = "user",
+    key_pair: tuple[str, str] | None = None,
 ) -> tuple[str, str]:
-    """A user of the default project with one key pair. Returns (access key, secret key)."""
+    """A user of the default project with one key pair, a new one if none is given: (access key, secret key)."""
     user_id = new_id()
-    access_key = "AKIA" + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(16))
-    secret_key = secrets.token_urlsafe(30)
+    access_key, secret_key = key_pair or (new_access_key(), new_secret_key())
     async with engine.begin() as connection:
         await connection.execute(
             text(

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+import secrets
+import string
 import uuid
 
 from moorage.domain.errors import InvalidRequest
 
 _SESSION_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{2,62})[A-Za-z0-9_]")
 _AGENT_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62})")
+
+
+def new_access_key() -> str:
+    return "AKIA" + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(16))
+
+
+def new_secret_key() -> str:
+    return secrets.token_urlsafe(30)
 
 
 def new_id() -> str:

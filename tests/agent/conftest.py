@@ -17,7 +17,7 @@ from agent_worker.kept_logs import KeptLogs
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
-from moorage.contracts.names import LABEL_AGENT
+from moorage.contracts.names import LABEL_AGENT, node_label
 from moorage.domain.ids import new_id
 from tests.agent.specs import IMAGE
 
@@ -82,7 +82,9 @@ async def docker_runtime(engine_client: docker.APIClient, agent_id: str) -> Asyn
     runtime = DockerRuntime(agent_id)
     yield runtime
     await runtime.close()
-    for left in engine_client.containers(all=True, filters={"label": f"{LABEL_AGENT}={agent_id}"}):
+    for left in engine_client.containers(
+        all=True, filters={"label": f"{LABEL_AGENT}={node_label('moorage', agent_id)}"}
+    ):
         with suppress(APIError):
             engine_client.remove_container(left["Id"], force=True, v=True)
 

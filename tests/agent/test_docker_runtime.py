@@ -11,7 +11,7 @@ import pytest
 from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited
 from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits, network
 from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
-from moorage.contracts.names import LABEL_AGENT
+from moorage.contracts.names import LABEL_AGENT, node_label
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 from tests.agent.specs import IMAGE, MIB, a_spec
@@ -42,8 +42,8 @@ def test_no_container_gets_capabilities_new_privileges_or_the_hosts_network() ->
 
 def test_labels_say_whose_the_container_is() -> None:
     spec = a_spec(agent_id="n7", attempt=3, on_node_loss="requeue")
-    assert labels(spec) == {
-        "moorage.agent": "n7",
+    assert labels(spec, "lab/n7") == {
+        "moorage.agent": "lab/n7",
         "moorage.session": spec.session_id,
         "moorage.kernel": spec.kernel_id,
         "moorage.attempt": "3",
@@ -153,7 +153,9 @@ async def test_a_container_made_but_never_started_is_adopted_and_started(
 ) -> None:
     spec = a_spec(agent_id=agent_id)
     name = container_name(spec.kernel_id, spec.attempt)
-    made = engine_client.create_container(spec.image, command=spec.command, labels=labels(spec), name=name)
+    made = engine_client.create_container(
+        spec.image, command=spec.command, labels=labels(spec, node_label("moorage", agent_id)), name=name
+    )
     started = await docker_runtime.create(spec)
     assert started.container_id == made["Id"]
     assert (await _seen(docker_runtime, spec)).state == "running"
@@ -163,7 +165,9 @@ async def test_a_container_made_but_never_started_is_adopted_and_started(
 async def test_a_container_with_only_some_of_our_labels_is_neither_seen_nor_told(
     docker_runtime: DockerRuntime, engine_client: docker.APIClient, agent_id: str
 ) -> None:
-    by_hand = engine_client.create_container(IMAGE, command=["true"], labels={LABEL_AGENT: agent_id})["Id"]
+    by_hand = engine_client.create_container(
+        IMAGE, command=["true"], labels={LABEL_AGENT: node_label("moorage", agent_id)}
+    )["Id"]
     first = asyncio.create_task(_first_exit(docker_runtime))
     spec = a_spec("sh", "-c", "exit 7", agent_id=agent_id)
     engine_client.start(by_hand)
@@ -178,3 +182,13 @@ async def _first_exit(runtime: DockerRuntime) -> Exited:
         async for exited in runtime.exits():
             return exited
     raise AssertionError("the stream of exits ended")
+
+
+@pytest.mark.docker
+async def test_a_node_of_the_same_name_in_another_cluster_is_left_alone(
+    docker_runtime: DockerRuntime, agent_id: str
+) -> None:
+    other = DockerRuntime(agent_id, cluster="other")
+    await docker_runtime.create(a_spec(agent_id=agent_id))
+    assert await other.containers() == []
+    await other.close()

@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from agent_worker.runtimes.docker import DockerRuntime
-from moorage.contracts.names import LABEL_NAMESPACE
+from moorage.contracts.names import LABEL_NAMESPACE, node_label
 from tests.agent.specs import a_spec
 
 pytestmark = pytest.mark.docker
@@ -28,7 +28,7 @@ async def runtime(engine_client: docker.APIClient, agent_id: str) -> AsyncIterat
 
 
 def held(client: docker.APIClient, agent_id: str) -> list[str]:
-    found = client.containers(all=True, filters={"label": f"{LABEL_NAMESPACE}={agent_id}"})
+    found = client.containers(all=True, filters={"label": f"{LABEL_NAMESPACE}={node_label('moorage', agent_id)}"})
     return [one["Id"] for one in found]
 
 

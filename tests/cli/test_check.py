@@ -109,7 +109,9 @@ def test_a_container_that_no_session_has_is_told_until_its_node_has_killed_it(tm
         assert set(checked(cluster)[1]["checked"]) == {"database", "workflows", "containers"}
         agent = cluster.pid("node1")
         os.kill(agent, signal.SIGSTOP)  # else it would be killed before it is old enough to be told
-        container = made_by_hand("node1")
+        container = made_by_hand(
+            names.node_label(json.loads((cluster.folder / "run.json").read_text())["cluster"], "node1")
+        )
         cluster.until(lambda: cluster.violations() != ALL_HOLDS, "the container is told")
         assert f"container {container[:12]}" in cluster.violations()
         assert "there is no such kernel" in cluster.violations()
@@ -122,8 +124,8 @@ def test_a_container_that_no_session_has_is_told_until_its_node_has_killed_it(tm
             subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=True)
 
 
-def made_by_hand(agent_id: str) -> str:
-    labels = {names.LABEL_AGENT: agent_id, names.LABEL_ATTEMPT: "0"}
+def made_by_hand(node: str) -> str:
+    labels = {names.LABEL_AGENT: node, names.LABEL_ATTEMPT: "0"}
     labels |= {label: new_id() for label in (names.LABEL_SESSION, names.LABEL_KERNEL)}
     options = [word for label, value in labels.items() for word in ("--label", f"{label}={value}")]
     command = ["docker", "run", "-d", "--network=none", *options, "moorage-test-busybox:1", "sleep", "600"]

@@ -15,6 +15,7 @@ import psutil
 
 from moorage.cli.profile import read_toml, write_toml
 from moorage.domain.errors import Conflict
+from moorage.domain.ids import new_access_key, new_secret_key
 
 DEFAULT_DIR_HELP = "Data folder; ~/.local/share/moorage by default."
 
@@ -101,6 +102,7 @@ class RunRecord:
     database_url: str
     runtime: str
     agents: int
+    cluster: str = ""
     parts: list[PartState] = field(default_factory=list)
 
     def alive(self) -> bool:
@@ -169,6 +171,9 @@ def load_keys(place: Place) -> dict[str, str]:
             "jwt_key": secrets.token_urlsafe(48),
             "dataplane_key": secrets.token_urlsafe(48),
             "admin_password": secrets.token_urlsafe(18),
+            "admin_access_key": new_access_key(),
+            "admin_secret_key": new_secret_key(),
+            "cluster": secrets.token_hex(4),
         }
         write_toml(path, keys)
     return keys

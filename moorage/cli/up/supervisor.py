@@ -67,6 +67,7 @@ class Cluster:
             database_url=self._postgres.database_url,
             runtime=runtime,
             agents=ports.agents,
+            cluster=self._keys["cluster"],
         )
 
     async def run(self) -> None:
@@ -109,20 +110,17 @@ class Cluster:
 
     async def _make_tables_and_admin(self) -> None:
         await asyncio.to_thread(migrate, self._record.database_url)
-        password = self._keys["admin_password"]
-        made = await ensure_admin(self._record.database_url, self._keys["payload_keys"], ADMIN_EMAIL, password)
-        if made is not None:
-            access_key, secret_key = made
-            write_toml(
-                self._place.admin_file,
-                {
-                    "endpoint": self._record.endpoint,
-                    "access_key": access_key,
-                    "secret_key": secret_key,
-                    "email": ADMIN_EMAIL,
-                    "password": password,
-                },
-            )
+        # The file first: an administrator whose keys nobody knows would lock everybody out.
+        admin = {
+            "endpoint": self._record.endpoint,
+            "access_key": self._keys["admin_access_key"],
+            "secret_key": self._keys["admin_secret_key"],
+            "email": ADMIN_EMAIL,
+            "password": self._keys["admin_password"],
+        }
+        if not self._place.admin_file.exists():
+            write_toml(self._place.admin_file, admin)
+        await ensure_admin(self._record.database_url, self._keys["payload_keys"], admin)
         self._write_profile()
 
     def _write_profile(self) -> None:
@@ -157,6 +155,7 @@ class Cluster:
 
     def _common_settings(self) -> dict[str, str]:
         return {
+            "MOORAGE_CLUSTER": self._keys["cluster"],
             "MOORAGE_DATABASE_URL": self._record.database_url,
             "MOORAGE_TEMPORAL_ADDRESS": self._record.temporal,
             "MOORAGE_TEMPORAL_UI_URL": self._record.web_ui,
