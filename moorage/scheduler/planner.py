@@ -168,8 +168,7 @@ class Planner:
         self._helds: dict[tuple[str, str, str, str], list[tuple[Level, list[int]]]] = {}
         self.accounts: dict[Level, Account] = {}
         self._burdens: dict[Level, float] = {}
-        for session in self.running.values():
-            self._count_running(session, log=False)
+        self._count_all_running()
         self._later: list[tuple[float, str]] = []
         self.queue = Queue(self.order, self.policy, self.tenants)
         ready = [session for session in self.waiting.values() if not self._bar(session)]
@@ -232,7 +231,29 @@ class Planner:
         if session_id in self.queue:
             self.queue.remove(session_id)
 
-    def _count_running(self, session: RunningSession, *, sign: int = 1, log: bool = True) -> None:
+    def _count_all_running(self) -> None:
+        held: dict[tuple[str, str, str, str], tuple[Owner, dict[str, int]]] = {}
+        for session in self.running.values():
+            self._put_on_rows(session)
+            if not self.shares:
+                continue
+            owner = session.owner
+            key = (owner.user, owner.project, owner.domain, owner.keypair)
+            total = held.setdefault(key, (owner, {}))[1]
+            for kernel in session.kernels:
+                for slot, amount in kernel.slots.items():
+                    total[slot] = total.get(slot, 0) + amount
+        for owner, total in held.values():
+            self.charge(owner, self._places(total), 1)
+
+    def _put_on_rows(self, session: RunningSession) -> None:
+        for kernel in session.kernels:
+            row = self.room.row_of.get(kernel.agent_id)
+            if row is not None:
+                self.on_row.setdefault(row, {})[kernel.kernel_id] = (session, kernel)
+                self._moved.add(row)
+
+    def _count_running(self, session: RunningSession, *, sign: int = 1) -> None:
         for kernel in session.kernels:
             row = self.room.row_of.get(kernel.agent_id)
             if row is not None:
@@ -243,8 +264,7 @@ class Planner:
                     here[kernel.kernel_id] = (session, kernel)
                 else:
                     here.pop(kernel.kernel_id, None)
-                if log:
-                    self.room.log.append(row)
+                self.room.log.append(row)
         if self.shares:
             for kernel in session.kernels:
                 self.charge(session.owner, self._places(kernel.slots), sign)

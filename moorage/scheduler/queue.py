@@ -16,7 +16,7 @@ from moorage.scheduler.snapshot import Owner, Policy, WaitingSession
 Entry = tuple[Any, ...]  # (band, *key of the order, session id): the id makes every order total
 Heap = list[tuple[Any, ...]]
 
-# After so many owners it is asked again which lines are worth a look.
+# After so many owners, and then twice as many each time, it is asked again which lines are worth a look.
 _LOOK_AGAIN = 64
 
 LineKey = tuple[int, float | None, int]
@@ -109,7 +109,7 @@ class Queue:
         return session_id in self._where
 
     def fill(self, sessions: Iterable[tuple[WaitingSession, Shape]]) -> None:
-        """As `add` for each, faster."""
+        """As `add` for each, faster. Only into an empty queue."""
         for session, shape in sessions:
             line, entry, leaf = self._enter(session, shape)
             entries = leaf.entries.get(line.number)
@@ -118,14 +118,22 @@ class Queue:
             else:
                 entries.append(entry)
         for root in self._bands.values():
+            counts = root.counts
             for leaf in root.leaves():
-                for entries in leaf.entries.values():
+                for number, entries in leaf.entries.items():
+                    counts[number] = counts.get(number, 0) + len(entries)
                     if len(entries) > 1:
                         entries.sort()
+        for line in self.numbered.values():
+            line.untold = list(line.members)
+        self._fresh = dict(self.numbered)
 
     def add(self, session: WaitingSession, shape: Shape) -> None:
         line, entry, leaf = self._enter(session, shape)
         insort(leaf.entries.setdefault(line.number, []), entry)
+        counts = leaf.root.counts
+        counts[line.number] = counts.get(line.number, 0) + 1
+        self.untell(session.session_id)
         _forget_first(leaf)
 
     def remove(self, session_id: str) -> None:
@@ -195,7 +203,7 @@ class Queue:
             if opened >= ask_at:
                 worth = alive()
                 left = {number: count for number, count in left.items() if number in worth}
-                ask_at = opened + _LOOK_AGAIN
+                ask_at = opened + max(_LOOK_AGAIN, opened)
                 if len(left) * 2 < thinned_at:
                     thinned_at = len(left)
                     root.heap = [one for one in root.heap if not root.below or _may_start(one[-1], left)]
@@ -265,11 +273,6 @@ class Queue:
             leaf.place = place
         self._where[session_id] = (line, entry, leaf)
         line.members[session_id] = None
-        counts = leaf.root.counts
-        counts[line.number] = counts.get(line.number, 0) + 1
-        if not line.untold:
-            self._fresh[line.number] = line
-        line.untold.append(session_id)
         return line, entry, leaf
 
     def _new_owner(self, owner: Owner) -> tuple[int, tuple[Tenant, ...], tuple[Level, ...]]:
