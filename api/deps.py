@@ -56,9 +56,9 @@ async def who(request: Request) -> Principal:
     return found
 
 
-def admin(request: Request) -> Principal:
+async def admin(request: Request) -> Principal:
     """Like `who`, for what only superadmins may do."""
-    found = who(request)
+    found = await who(request)
     if not found.sees_all:
         raise Forbidden(f"only superadmins may do this; {found.email} is a {found.role}")
     return found
