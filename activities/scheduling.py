@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-from moorage.scheduler.simulate import expected_start
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client
@@ -22,6 +21,8 @@ from moorage.db.engine import CONNECTION_LOST, listening
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.session import Reason
 from moorage.scheduler.decide import decide
+from moorage.scheduler.order import Sharing
+from moorage.scheduler.simulate import expected_start
 from moorage.scheduler.snapshot import Decisions, Policy, PreemptionMode, Snapshot
 from moorage.seal import Seal
 from moorage.session_start import session_input, start_session
@@ -129,7 +130,8 @@ class _Loop:
     async def turn(self, policy: Policy) -> None:
         """One pass, and whoever must hear of it is told."""
         began = time.perf_counter()
-        half_life_s = policy.half_life_s if policy.order not in ("fifo", "lifo", "priority", "drf") else None
+        shares = isinstance(plugins.orders()[policy.order], Sharing)
+        half_life_s = policy.half_life_s if shares else None
         snapshot = await read_snapshot(self._engine, self._group, half_life_s=half_life_s)
         if snapshot.waiting:
             await self._pass(snapshot, policy, began)
@@ -177,11 +179,20 @@ class _Loop:
             lacking = await passes.without_estimate(self._engine, self._group, _ESTIMATES_AT_ONCE)
             history = await passes.past_run_times(self._engine, self._group)
             for session_id in lacking:
-                p50, p90 = await asyncio.to_thread(expected_start, snapshot, policy, session_id, history)
-                if p50 is not None and p90 is not None:
+                found = await asyncio.to_thread(self._expected, snapshot, policy, session_id, history)
+                if found is not None:
+                    p50, p90 = (snapshot.now + seconds for seconds in found)
                     await passes.keep_estimate(self._engine, self._group, session_id, p50, p90)
         except Exception as error:
             _log.warning("no estimates this time", error=str(error)[:200])
+
+    def _expected(
+        self, snapshot: Snapshot, policy: Policy, session_id: str, history: Sequence[float]
+    ) -> tuple[float, float] | None:
+        if not history or all(one.session_id != session_id for one in snapshot.waiting):
+            return None
+        registries: dict[str, Any] = {"orders": plugins.orders(), "selectors": plugins.selectors()}
+        return expected_start(snapshot, policy, session_id, history, seed=1, **registries)
 
 
 async def _heartbeats(figures: dict[str, float]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import asyncpg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +17,8 @@ from moorage import log
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 
 _CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
+_HINTS = {404: "/docs lists the routes", 405: "/docs lists the routes with their methods"}
+_SAID = {"extra_forbidden": "there is no such field", "model_attributes_type": "the body is not a JSON object"}
 _AWAY = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, OSError)
 
 _log = log.get("api")
@@ -42,13 +47,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = {".".join(str(part) for part in one["loc"][1:]) or "body": str(one["msg"]) for one in error.errors()}
-        words = "; ".join(f"{field}: {message}" for field, message in fields.items())
+        fields = dict(_field_and_words(one) for one in error.errors())
+        words = "; ".join(message if field == "body" else f"{field}: {message}" for field, message in fields.items())
         return problem(InvalidRequest(words[:1000], data=fields))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
-        refusal = MoorageError(str(error.detail), code=_CODES.get(error.status_code, "http-error"))
+        code, hint = _CODES.get(error.status_code, "http-error"), _HINTS.get(error.status_code, "")
+        refusal = MoorageError(str(error.detail), code=code, hint=hint)
         refusal.status = error.status_code
         return problem(refusal)
 
@@ -69,6 +75,17 @@ def install(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected", path=request.url.path, exc_info=error)
         return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+
+
+def _field_and_words(error: Mapping[str, Any]) -> tuple[str, str]:
+    """`body` is the whole of it. Pydantic's words, but for those that speak of its own ways."""
+    kind, place = str(error["type"]), ".".join(str(part) for part in error["loc"][1:])
+    if kind == "json_invalid":
+        return "body", f"the body is not JSON: {error['ctx']['error']} at character {place}"
+    if kind == "missing" and not place:
+        return "body", "the request needs a JSON body"
+    words = str(error["msg"]).removeprefix("Value error, ")
+    return place or "body", _SAID.get(kind, words)
 
 
 def _state_of(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +18,7 @@ from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
-from api.routes import agents, cluster, groups, limits, sessions
+from api.routes import agents, cluster, decisions, groups, limits, sessions
 from moorage import log
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
@@ -61,7 +62,7 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
         redoc_url=None,
     )
     errors.install(app)
-    for room in (cluster, sessions, agents, groups, limits):
+    for room in (cluster, sessions, decisions, agents, groups, limits):
         app.include_router(room.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     return app
@@ -74,8 +75,10 @@ def main() -> None:
     except MoorageError as error:
         sys.exit(f"moor api: {error.message}")
     log.configure(settings.log_level, settings.log_format, role="api")
+    app = build(settings)
+    gc.freeze()  # what was loaded stays: not looking through it for garbage halves the p99 of lists
     uvicorn.run(
-        build(settings),
+        app,
         host=settings.api_host,
         port=settings.api_port,
         loop="uvloop",

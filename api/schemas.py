@@ -17,6 +17,7 @@ from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, Sessi
 from moorage.scheduler.snapshot import ClusterMode
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _ENV_BYTES = 64 * 1024
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -27,6 +28,14 @@ def _storable(text: str) -> str:
     """PostgreSQL and a container's command line take neither NUL nor half of a surrogate pair."""
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError("a NUL character or half of a surrogate pair is no text")
+    return text
+
+
+def _an_image(text: str) -> str:
+    if not _IMAGE.fullmatch(text):
+        raise ValueError(
+            f"{text[:80]!r} is not an image; allowed are letters, digits and . _ / : @ -, first a letter or digit"
+        )
     return text
 
 
@@ -56,7 +65,7 @@ class CreateSession(BaseModel):
             ]
         },
     )
-    image: str = Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")
+    image: Annotated[str, AfterValidator(_an_image)] = Field(min_length=1, max_length=512)
     name: Text | None = None
     type: SessionType = SessionType.INTERACTIVE
     command: list[Text] = Field(default_factory=list, max_length=1024)

@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import connect, migrate
 
+pytest_plugins = ["tests.support.plugin"]
+
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:

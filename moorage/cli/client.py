@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 WAIT_S = 10  # length of one long poll
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_LONG = httpx.Timeout(600.0, connect=5.0)  # a queue played forward for days
 
 
 class Refused(MoorageError):
@@ -75,6 +76,22 @@ class Client:
                 yield from _log_pieces(response.iter_lines())
         except httpx.TransportError as error:
             raise self._no_answer(error) from None
+
+    def why(self, ref: str) -> Json:
+        return self._json("GET", f"/session/{_quoted(ref)}/why")
+
+    def queue(self, group: str, limit: int) -> Json:
+        return self._json("GET", f"/resource-group/{_quoted(group)}/queue", params={"limit": limit})
+
+    def plan(self, body: Json) -> Json:
+        return self._json("POST", "/plan", json=body)
+
+    def simulate(self, group: str, change: Json) -> Json:
+        return self._json("POST", f"/resource-group/{_quoted(group)}/simulate", json=change, timeout=_LONG)
+
+    def replay(self, group: str, **wanted: str | None) -> Json:
+        params = {name: value for name, value in wanted.items() if value is not None}
+        return self._json("GET", f"/resource-group/{_quoted(group)}/replay", params=params, timeout=_LONG)
 
     def resources(self) -> Json:
         return self._json("GET", "/resource")

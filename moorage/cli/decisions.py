@@ -10,8 +10,10 @@ import yaml
 
 from moorage.cli import show
 from moorage.cli.client import Client, Json
-from moorage.cli.sessions import AsJson, Ref
+from moorage.cli.pairs import pairs
+from moorage.cli.sessions import AsJson, Ref, gpus
 from moorage.domain.errors import InvalidRequest
+from moorage.scheduler.snapshot import ClusterMode
 
 Group = Annotated[str, typer.Option(help="Resource group.")]
 
@@ -58,8 +60,31 @@ def queue(
     return show.note(f"{answer['total']} wait in {answer['resource_group']}, ordered by {answer['policy']}")
 
 
-def planned(body: Json, *, json: bool) -> None:
-    """What `moor plan` shows of a wish that `moor run` would submit."""
+def plan(
+    image: Annotated[str, typer.Argument(help="Container image.")],
+    cpu: Annotated[str, typer.Option(help="Cores, for example 1, 0.5 or 500m.")] = "1",
+    mem: Annotated[str, typer.Option(help="Memory, for example 256m or 2g.")] = "256m",
+    gpu: Annotated[str | None, typer.Option(help="Whole GPUs, for example 2, or a part of one, 0.5.")] = None,
+    slot: Annotated[list[str] | None, typer.Option(help="NAME=AMOUNT of another resource, may be repeated.")] = None,
+    cluster_size: Annotated[int, typer.Option(help="Kernels of a gang, each with these resources.")] = 1,
+    cluster_mode: Annotated[ClusterMode, typer.Option(help="A gang on one node, or packed on few.")] = (
+        ClusterMode.SINGLE_NODE
+    ),
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 10,
+    lifetime: Annotated[float, typer.Option(help="Seconds it may run; 0 is no limit.")] = 0,
+    group: Group = "default",
+    json: AsJson = False,
+) -> None:
+    """Ask whether a session would start now, where, or when. Nothing is submitted."""
+    body: Json = {
+        "image": image,
+        "resources": {"cpu": cpu, "mem": mem, **gpus(gpu), **pairs("--slot", slot or [])},
+        "cluster_size": cluster_size,
+        "cluster_mode": cluster_mode,
+        "priority": priority,
+        "lifetime_s": lifetime,
+        "resource_group": group,
+    }
     answer = Client().plan(body)
     if json:
         return show.as_json(answer)
@@ -91,7 +116,7 @@ def simulate(
         figures = answer[key]
         print(
             f"{name}: {figures['started']} start, {figures['not_started']} don't,"
-            f" mean wait {_in(figures['mean_wait_s'])}, busy {figures['utilisation']:.0%}"
+            f" mean wait {_in(figures['mean_wait_s'])}, cores busy {figures['utilisation'].get('cpu', 0.0):.0%}"
         )
     return None
 
@@ -108,10 +133,10 @@ def replay(
     if json:
         return show.as_json(answer)
     print(f"{answer['passes']} passes decided again, {answer['same']} with the same placements")
-    show.table(
-        ["SESSION", "THEN", "AGAIN"],
-        [(one["session"], one["recorded"] or "waits", one["replayed"] or "waits") for one in answer["differences"]],
-    )
+    for one in answer["differences"]:
+        for what in ("earlier", "later", "elsewhere"):
+            if one[what]:
+                print(f"{one['at']}  {what}: {', '.join(one[what])}")
     return None
 
 
@@ -126,11 +151,10 @@ def _read(file: Path) -> Any:
 
 
 def _expected(expected: Json | None) -> str:
-    if expected is None or expected["p50_s"] is None:
-        return "not known: in no simulated future does it start"
-    return (
-        f"in {show.duration(expected['p50_s'])} (half of the futures), {show.duration(expected['p90_s'])} (nine of ten)"
-    )
+    if expected is None:
+        return "not known: nothing tells how long sessions run, or no future in sight starts it"
+    half, most = show.duration(expected["p50_s"]), show.duration(expected["p90_s"])
+    return f"in {half} or sooner in half of the futures, in {most} in nine of ten"
 
 
 def _past(error: Json) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, groups, limits, roles, sessions, show, system
+from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -26,6 +26,11 @@ _VERBS: dict[str, Callable[..., None]] = {
     "stop": sessions.stop,
     "exec": sessions.execute,
     "events": sessions.events,
+    "why": decisions.why,
+    "queue": decisions.queue,
+    "plan": decisions.plan,
+    "simulate": decisions.simulate,
+    "replay": decisions.replay,
     "resources": cluster.resources,
     "up": system.up,
     "down": system.down,
@@ -51,7 +56,7 @@ def run() -> None:
             show.note(f"hint: {error.hint}")
         sys.exit(1)
     except OSError as error:
-        show.note(f"moor: {error}")
+        show.note(f"moor: {error.filename}: {error.strerror}" if error.filename else f"moor: {error}")
         sys.exit(1)
 
 

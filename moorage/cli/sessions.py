@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from math import isfinite, nan
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.models import OptionInfo
 
 from moorage.cli import show
 from moorage.cli.client import Client, Json
 from moorage.cli.pairs import pairs
+from moorage.cli.seconds import parse_seconds
 from moorage.cli.wait import Watch, is_over, step
 from moorage.domain.errors import InvalidRequest
-from moorage.domain.session import DependencyPolicy, SessionResult, SessionStatus, SessionType
+from moorage.domain.session import DependencyPolicy, NodeLossPolicy, SessionResult, SessionStatus, SessionType
 from moorage.scheduler.snapshot import ClusterMode
 
 FAILED = 125  # the session itself failed, not the command in it
 INTERRUPTED = 130
+
+
+def _length(help: str) -> OptionInfo:
+    """An option that takes a length of time."""
+    option: OptionInfo = typer.Option(parser=parse_seconds, metavar="TIME", help=help)
+    return option
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Ref = Annotated[str, typer.Argument(help="Session id or name.")]
@@ -31,7 +41,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name; one is made up by default.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated.")] = None,
     type: Annotated[SessionType | None, typer.Option(help="Batch with a command, else interactive.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    priority: Annotated[int | None, typer.Option(help="0 to 100, 10 by default; higher goes first.")] = None,
     group: Annotated[str | None, typer.Option(help="Resource group.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Whole GPUs, for example 2, or a part of one, 0.5.")] = None,
     slot: Annotated[list[str] | None, typer.Option(help="NAME=AMOUNT of another resource, may be repeated.")] = None,
@@ -43,6 +53,11 @@ def run(
     arch: Annotated[str | None, typer.Option(help="x86_64 or aarch64.")] = None,
     preemptible: Annotated[bool | None, typer.Option(help="Whether it may be stopped for others.")] = None,
     job_priority: Annotated[int | None, typer.Option(help="Higher may preempt lower.")] = None,
+    on_node_loss: Annotated[NodeLossPolicy | None, typer.Option(help="End, or start on another node.")] = None,
+    pending_timeout: Annotated[float | None, _length("Longest wait for a node, for example 10m.")] = None,
+    lifetime: Annotated[float | None, _length("Longest life from RUNNING on, for example 8h.")] = None,
+    batch_timeout: Annotated[float | None, _length("The same, for batch sessions only.")] = None,
+    grace: Annotated[float | None, _length("From the stop signal to the kill; 10s by default.")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Return as soon as it is queued.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -53,7 +68,7 @@ def run(
         "type": type or (SessionType.BATCH if command else SessionType.INTERACTIVE),
         "command": command or [],
         "env": pairs("--env", env or []),
-        "resources": {"cpu": cpu, "mem": mem, **_gpus(gpu), **pairs("--slot", slot or [])},
+        "resources": {"cpu": cpu, "mem": mem, **gpus(gpu), **pairs("--slot", slot or [])},
     }
     wishes: Json = {
         "name": name,
@@ -67,6 +82,11 @@ def run(
         "architecture": arch,
         "preemptible": preemptible,
         "job_priority": job_priority,
+        "on_node_loss": on_node_loss,
+        "pending_timeout_s": pending_timeout,
+        "lifetime_s": lifetime,
+        "batch_timeout_s": batch_timeout,
+        "grace_s": grace,
     }
     body |= {key: value for key, value in wishes.items() if value is not None}
     session = client.submit(body)
@@ -75,7 +95,8 @@ def run(
     try:
         _follow(client, session, json=json)
     except KeyboardInterrupt:
-        show.note(f"\ndetached; session keeps running: moor logs -f {session['name']}")
+        name = session["name"]
+        show.note(f"\ndetached; the session goes on. Follow it: moor logs -f {name}. End it: moor stop {name}")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -107,7 +128,11 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
         return show.as_json(session)
     links = session.get("links") or {}
     values = {name.replace("_", " "): value for name, value in session.items() if name != "links"}
-    values["command"] = " ".join(session["command"] or [])
+    values["command"] = shlex.join(session["command"] or [])
+    for name in ("pending timeout", "lifetime", "batch timeout", "grace"):
+        seconds = values.pop(f"{name} s", None)
+        if seconds is not None:
+            values[name] = show.duration(seconds) if seconds else "none"
     values["slots"] = show.slots(session["slots"])
     values["agents"] = ", ".join(session.get("agents") or [])
     values["kernels"] = ", ".join(
@@ -150,7 +175,7 @@ def stop(
 def execute(
     ref: Ref,
     command: Annotated[list[str], typer.Argument(help="Command, after `--`.")],
-    timeout: Annotated[float, typer.Option(help="Seconds it may take.")] = 60.0,
+    timeout: Annotated[float, _length("How long it may take.")] = 60.0,
     json: AsJson = False,
 ) -> None:
     """Run a command in a session's container. The exit code is the command's."""
@@ -227,7 +252,7 @@ def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _gpus(words: str | None) -> dict[str, str]:
+def gpus(words: str | None) -> dict[str, str]:
     """Whole devices, or shares of one."""
     if words is None:
         return {}

@@ -53,6 +53,7 @@ async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, An
         raise Conflict(
             f"{ref!r} begins the ids of {len(found)} sessions or more; give more of it",
             code="too-many-sessions-matched",
+            hint=", ".join(f"{one['id']} is {one['name']}" for one in matches),
             data={"matches": matches},
         )
     return dict(found[0])
@@ -116,6 +117,21 @@ def page_query(where: str = _LIVE, values: int = 0) -> str:
         f"SELECT {_COLUMNS}, (SELECT count(*) FROM sessions s WHERE {where}) AS total{_FROM} WHERE {where}"
         f" ORDER BY s.created_at DESC, s.id LIMIT ${values + 1} OFFSET ${values + 2}"
     )
+
+
+async def waiting(engine: AsyncEngine, who: Principal, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a queue shows of each; of somebody else's nothing but its place, unless `who` sees all."""
+    own = "" if who.sees_all else " AND s.user_id = :user"
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text(
+                "SELECT s.id::text, s.name, u.email AS user, s.priority, s.slots, s.cluster_size, s.created_at,"
+                f" s.waiting_cause AS cause, s.waiting_because AS message{_FROM}"
+                f" WHERE s.id::text = ANY(:ids){own}"
+            ),
+            {"ids": list(ids), **({} if who.sees_all else {"user": who.user_id})},
+        )
+        return {row["id"]: {**row, "created_at": row["created_at"].isoformat()} for row in rows.mappings()}
 
 
 async def events(engine: AsyncEngine, session_id: str) -> list[Mapping[str, Any]]:

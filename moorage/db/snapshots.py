@@ -90,11 +90,17 @@ _DECAYED = (
 
 
 async def read_snapshot(
-    engine: AsyncEngine, resource_group: str, *, half_life_s: float | None = None, limit: int = 200_000
+    engine: AsyncEngine,
+    resource_group: str,
+    *,
+    half_life_s: float | None = None,
+    limit: int = 200_000,
+    even_if_empty: bool = False,
 ) -> Snapshot:
     """The group's nodes, queue, running sessions, tenants and holds at one moment, by the database's clock.
 
-    Past use is read only where a `half_life_s` is given. A queue beyond `limit` is cut behind its first ones.
+    Past use is read only where a `half_life_s` is given. A queue beyond `limit` is cut behind its first ones. If
+    nobody waits, the rest is read only `even_if_empty`.
     """
     async with engine.connect() as connection:
         await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
@@ -103,7 +109,7 @@ async def read_snapshot(
         )
         of_group = {"group": resource_group}
         waiting = await _rows(connection, _WAITING, {**of_group, "limit": limit})
-        if not waiting:
+        if not waiting and not even_if_empty:
             return Snapshot(now, (), ())
         nodes = _nodes(await _rows(connection, _NODES, of_group), await _rows(connection, _DEVICES, of_group))
         holds = await _rows(connection, _HOLDS, of_group)

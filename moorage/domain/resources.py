@@ -96,7 +96,7 @@ def fits(request: Mapping[str, int], free: Mapping[str, int]) -> bool:
 
 
 def _format_bytes(amount: int) -> str:
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+    for power, unit in ((6, "EiB"), (5, "PiB"), (4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if amount >= 1024**power:
             return f"{amount / 1024**power:.4g} {unit}"
     return f"{amount} B"

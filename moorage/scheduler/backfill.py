@@ -6,14 +6,14 @@ delay it. Source: Mu'alem & Feitelson, IEEE TPDS 12(6), 2001.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moorage.scheduler.place import Need, Room, Shape
+from moorage.scheduler.place import Need, Room, Shape, Starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Release:
     devices: Mapping[str, int]
 
 
-Releases = Callable[[int], Iterable[Release]]
+Releases = Callable[[int], Sequence[Release]]  # row → what is given back there, by end
 
 
 class Trial:
@@ -102,12 +102,15 @@ class Demand:
                 largest[column] = max(amount, largest.get(column, 0))
         return cls(tuple(sorted(largest.items())), len(shape.part_of), base)
 
-    def rows(self, room: Room) -> list[int]:
+    def able(self, room: Room) -> NDArray[np.bool_]:
         """Nodes that could hold one such kernel if they were empty."""
         able = self.base < np.inf
         for column, amount in self.need:
             able &= room.capacity[column] >= amount
-        return [int(row) for row in np.flatnonzero(able)]
+        return able
+
+    def rows(self, room: Room) -> list[int]:
+        return [int(row) for row in np.flatnonzero(self.able(room))]
 
 
 def promise(room: Room, shape: Shape, releases: Releases, now: float) -> Promise | None:
@@ -142,21 +145,36 @@ def nearest(room: Room, shape: Shape) -> Promise:
 def _one(
     room: Room, shape: Shape, demand: Demand, releases: Releases, now: float
 ) -> tuple[float, dict[int, int]] | None:
-    """By node, when it first has room; kept with the shape and renewed for changed nodes only."""
-    rows = demand.rows(room)
-    if shape.when is None:
-        shape.when = np.full(len(room.nodes), inf)
-        renewed: Iterable[int] = rows
+    """The node that has room first.
+
+    By node, the first release is the earliest guess; only while a guess is the earliest of all is it worked out. What
+    was found is kept with the shape and renewed for changed nodes only.
+    """
+    starts = shape.starts
+    if starts is None:
+        starts = shape.starts = Starts(np.full(len(room.nodes), inf), np.zeros(len(room.nodes), dtype=bool))
+        renewed: Iterable[int] = demand.rows(room)
     else:
-        renewed = set(rows).intersection(room.log[shape.when_seen :])
-    shape.when_seen = len(room.log)
+        able = demand.able(room)
+        renewed = [row for row in set(room.log[starts.seen :]) if able[row]]
+    starts.seen = len(room.log)
     for row in renewed:
-        shape.when[row] = _first_fit(room, row, demand.need, releases(row))
-    if not rows:
+        first = releases(row)[:1]
+        starts.at[row] = -inf if room.fits(row, demand.need) else first[0].end if first else inf
+        starts.known[row] = False
+    best = inf
+    for row in np.argsort(starts.at, kind="stable").tolist():
+        guess = float(starts.at[row])
+        if guess == inf or guess > max(best, now):
+            break
+        if not starts.known[row]:
+            starts.at[row] = guess = _first_fit(room, row, demand.need, releases(row))
+            starts.known[row] = True
+        best = min(best, guess)
+    if best == inf:
         return None
-    starts = np.maximum(shape.when, now)
-    row = int(starts.argmin())
-    return None if starts[row] == inf else (float(starts[row]), {row: 1})
+    row = int(np.where(starts.known, np.maximum(starts.at, now), inf).argmin())
+    return max(now, best), {row: 1}
 
 
 def _first_fit(room: Room, row: int, need: Need, releases: Iterable[Release]) -> float:
@@ -167,10 +185,12 @@ def _first_fit(room: Room, row: int, need: Need, releases: Iterable[Release]) ->
     missing = {room.slots[column]: amount - values[column] for column, amount in need if amount > values[column]}
     if not missing:
         return -inf
-    for release in sorted(releases, key=lambda one: one.end):
-        for slot in [slot for slot in missing if slot in release.slots]:
-            missing[slot] -= release.slots[slot]
-            if missing[slot] <= 0:
+    for release in releases:
+        for slot, amount in list(missing.items()):
+            rest = amount - release.slots.get(slot, 0)
+            if rest > 0:
+                missing[slot] = rest
+            else:
                 del missing[slot]
         if not missing:
             return release.end
@@ -209,7 +229,7 @@ def _steps(trial: Trial, need: Need, releases: Iterable[Release]) -> Iterable[tu
     before = trial.times(need)
     if before:
         yield -inf, before
-    for release in sorted(releases, key=lambda one: one.end):
+    for release in releases:
         if release.end == inf:
             return
         trial.release(release.slots, release.devices)

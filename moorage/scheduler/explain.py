@@ -184,11 +184,11 @@ def _change_of_request(room: Room, shape: Shape, fitting: NDArray[np.bool_]) -> 
 
 
 def _ask_less(room: Room, part: Part) -> str:
+    if any(slot not in room.column for slot in part.asked):
+        return ""
     best: tuple[float, str] | None = None
     for slot, amount in part.asked.items():
-        column = room.column.get(slot)
-        if column is None:
-            continue
+        column = room.column[slot]
         others = part.base < inf
         for other, some in part.need:
             if other != column:

@@ -32,7 +32,7 @@ class Order(Protocol):
 class Account:
     """What an owner holds in this group and used before, per slot of `capacity` (the group's, all above 0)."""
 
-    held: Sequence[int]
+    held: list[int]
     decayed: Sequence[float]
     weight: float
 
@@ -85,10 +85,8 @@ class Drf(Fifo):
 
     def burden(self, account: Account, capacity: Sequence[int], policy: Policy) -> float:
         """Largest part of any slot of the group that the user holds, by weight."""
-        return (
-            max((held / whole for held, whole in zip(account.held, capacity, strict=True)), default=0.0)
-            / account.weight
-        )
+        shares = [held / whole for held, whole in zip(account.held, capacity, strict=True)]
+        return max(shares, default=0.0) / account.weight
 
 
 class FairShare(Fifo):
@@ -103,10 +101,9 @@ class FairShare(Fifo):
 
     def burden(self, account: Account, capacity: Sequence[int], policy: Policy) -> float:
         """Mean over slots of decayed use as part of capacity × half-life, by weight. `factor` is 2 to its negative."""
-        total = 0.0
-        for held, decayed, whole in zip(account.held, account.decayed, capacity, strict=True):
-            total += (decayed + held * COMMITTED_S) / (whole * policy.half_life_s)
-        return total / max(1, len(capacity)) / account.weight
+        used = zip(account.held, account.decayed, capacity, strict=True)
+        total = sum([(decayed + held * COMMITTED_S) / whole for held, decayed, whole in used])
+        return total / (policy.half_life_s * max(1, len(capacity)) * account.weight)
 
 
 def factor(burden: float) -> float:

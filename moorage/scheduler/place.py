@@ -60,6 +60,7 @@ class Shape:
 
     __slots__ = (
         "constraint",
+        "counted",
         "hopeless",
         "index",
         "low",
@@ -67,9 +68,8 @@ class Shape:
         "part_of",
         "parts",
         "possible",
+        "starts",
         "total",
-        "when",
-        "when_seen",
         "whole",
     )
 
@@ -83,9 +83,18 @@ class Shape:
         self.possible = True
         self.constraint = 0
         self.total: dict[str, int] = {}
+        self.counted: Need = ()  # the total by place among the slots that the group has
         self.low: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.when: NDArray[np.float64] | None = None
-        self.when_seen = 0
+        self.starts: Starts | None = None
+
+
+@dataclass(slots=True)
+class Starts:
+    """By node, when a request could start there; where it isn't known yet, a guess that is not too late."""
+
+    at: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    seen: int = 0
 
 
 @dataclass(slots=True)
@@ -124,6 +133,8 @@ class Room:
             if node.devices:
                 self._read_devices(row, node)
         self.offered = self.capacity.sum(axis=1)
+        self.counted = [column for column, whole in enumerate(self.offered) if whole > 0]
+        self.despaired = 0  # how often a shape found no room
         self.scale = [2.0 ** int(most - 1).bit_length() if most > 0 else 1.0 for most in self._most(self.capacity)]
         self.rows: list[list[int]] = self.free.T.tolist()
         self.log: list[int] = []
@@ -132,7 +143,7 @@ class Room:
         self.shapes: list[Shape] = []
         self._interned: dict[ShapeKey, Shape] = {}
         self._bases: dict[tuple[tuple[int, ...], str, str, frozenset[str]], NDArray[np.float64]] = {}
-        self._parts: dict[tuple[Need, str, str, frozenset[str]], Part] = {}
+        self._parts: dict[tuple[tuple[tuple[str, int], ...], str, str, frozenset[str]], Part] = {}
         self._constraints: dict[tuple[str, frozenset[str]], int] = {}
         self._architectures = [node.architecture for node in self.nodes]
         self._lows = np.zeros((0, len(self.slots)), dtype=np.int64)
@@ -174,6 +185,9 @@ class Room:
             part_of.append(parts.index(part))
         shape = Shape(len(self.shapes), parts, part_of, whole=whole, one_node=one_node)
         shape.total = total
+        place_of = {column: place for place, column in enumerate(self.counted)}
+        places = [(place_of.get(self.column.get(slot, -1), -1), amount) for slot, amount in total.items()]
+        shape.counted = tuple((place, amount) for place, amount in places if place >= 0)
         constraint = (session.architecture, session.designated)
         shape.constraint = self._constraints.setdefault(constraint, len(self._constraints))
         shape.low = np.min([self._vector(part.need) for part in parts], axis=0)
@@ -183,7 +197,7 @@ class Room:
 
     def _part(self, request: dict[str, int], session: WaitingSession) -> Part:
         need = tuple(sorted((self.column[slot], amount) for slot, amount in request.items() if slot in self.column))
-        key = (need, session.image, session.architecture, session.designated)
+        key = (tuple(sorted(request.items())), session.image, session.architecture, session.designated)
         part = self._parts.get(key)
         if part is None:
             asked = tuple(column for column, _ in need)
@@ -526,6 +540,7 @@ class Room:
     def despair(self, shape: Shape) -> None:
         """Marks a shape that found no room, and with it all that ask at least as much under the same constraints."""
         shape.hopeless = True
+        self.despaired += 1
         if len(self.shapes) > _KEPT_SCORES:
             for part in shape.parts:
                 part.score, part.seen = np.zeros(0), -1
@@ -545,7 +560,7 @@ class Room:
         for part in self._parts.values():
             part.seen = -1
         for shape in self.shapes:
-            shape.when = None
+            shape.starts = None
             shape.hopeless = False
         return True
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import inf
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from moorage.scheduler.backfill import Release
 from moorage.scheduler.feasible import Tenants, Told, barred, limit
 from moorage.scheduler.order import ORDERS, Account, Level, Order, Sharing
 from moorage.scheduler.place import Need, Room, Seat, Shape
-from moorage.scheduler.queue import Line, Next, Queue, paths
+from moorage.scheduler.queue import Line, Next, Queue
 from moorage.scheduler.score import SELECTORS, Selector
 from moorage.scheduler.snapshot import (
     Cause,
@@ -73,6 +74,7 @@ class Planner:
         self.order = orders[policy.order]
         self.selector = selectors[policy.selector]
         self.shares = isinstance(self.order, Sharing)
+        self.sharing = cast(Sharing, self.order)  # asked only where `shares`: to prove it each time would take longest
         self.nodes = {node.agent_id: node for node in snapshot.nodes}
         self.waiting = {session.session_id: session for session in snapshot.waiting}
         self.running = {session.session_id: session for session in snapshot.running}
@@ -96,6 +98,18 @@ class Planner:
         """The same, after which the planner is of no more use."""
         with _uncollected():
             return _Pass(self).run()
+
+    def line_up(self, limit: int) -> list[str]:
+        """The first ones in the order of this moment, if nothing were placed; then those whom a limit or wish bars."""
+        walk = self.queue.walk(self.burden, lambda: self.queue.numbered)
+        found: list[str] = []
+        with suppress(StopIteration):
+            _, session_id = next(walk)
+            while len(found) < limit:
+                found.append(session_id)
+                _, session_id = walk.send(Next.PASSED)
+        walk.close()
+        return [*found, *sorted(self.waiting.keys() - set(found))[: limit - len(found)]]
 
     def snapshot(self) -> Snapshot:
         """All that is known, as one value."""
@@ -148,8 +162,10 @@ class Planner:
         self.refusals: dict[str, Refusal] = {}
         self._read_capacity()
         self.on_row: dict[int, dict[str, preempt.Held]] = {}
-        self._owners: dict[tuple[str, str, str, str], tuple[Level, ...]] = {}
+        self._releases: dict[int, list[Release]] = {}
+        self._helds: dict[tuple[str, str, str, str], list[tuple[Level, list[int]]]] = {}
         self.accounts: dict[Level, Account] = {}
+        self._burdens: dict[Level, float] = {}
         for session in self.running.values():
             self._count_running(session, log=False)
         self._later: list[tuple[float, str]] = []
@@ -159,9 +175,9 @@ class Planner:
         self.queue.fill((session, shape(session)) for session in ready)
 
     def _read_capacity(self) -> None:
-        self.counted = [slot for slot, whole in zip(self.room.slots, self.room.offered, strict=True) if whole > 0]
-        self.offered = [int(whole) for whole in self.room.offered if whole > 0]
-        self.place_of = {slot: place for place, slot in enumerate(self.counted)}
+        counted = self.room.counted
+        self.place_of = {self.room.slots[column]: place for place, column in enumerate(counted)}
+        self.offered = [int(self.room.offered[column]) for column in counted]
 
     def _apply_nodes(self, changes: Changes) -> bool:
         anew = False
@@ -178,6 +194,7 @@ class Planner:
             known = {**self.tenants.states, **{(state.scope, state.name): state for state in tenants}}
             self._read_tenants(known.values())
             return False
+        self._burdens.clear()
         for level, account in list(self.accounts.items()):
             self.accounts[level] = replace(account, decayed=self._decayed(level), weight=self._weight(level))
         return True
@@ -217,6 +234,7 @@ class Planner:
         for kernel in session.kernels:
             row = self.room.row_of.get(kernel.agent_id)
             if row is not None:
+                self._releases.pop(row, None)
                 here = self.on_row.setdefault(row, {})
                 if sign > 0:
                     here[kernel.kernel_id] = (session, kernel)
@@ -224,48 +242,57 @@ class Planner:
                     here.pop(kernel.kernel_id, None)
                 if log:
                     self.room.log.append(row)
-        levels = self.levels(session.owner) if self.shares else ()
-        if levels:
+        if self.shares:
             for kernel in session.kernels:
-                self.charge(levels, kernel.slots, sign=sign)
+                self.charge(session.owner, self._places(kernel.slots), sign)
 
     def _forget_running(self, session_id: str) -> None:
         session = self.running.pop(session_id, None)
         if session is not None:
             self._count_running(session, sign=-1)
 
-    # Use, for the orders that look at it.
-
-    def levels(self, owner: Owner) -> tuple[Level, ...]:
-        key = (owner.user, owner.project, owner.domain, owner.keypair)
-        found = self._owners.get(key)
+    def releases(self, row: int) -> list[Release]:
+        """What running sessions will give back on a node, by end."""
+        found = self._releases.get(row)
         if found is None:
-            found = self._owners[key] = paths(self.order, owner)
+            held = self.on_row.get(row, {}).values()
+            found = [Release(_end(session), kernel.slots, kernel.devices) for session, kernel in held]
+            found.sort(key=lambda one: one.end)
+            self._releases[row] = found
         return found
 
-    def charge(self, levels: Iterable[Level], slots: Mapping[str, int], *, sign: int = 1) -> None:
-        for level in levels:
-            held = self.account(level).held
-            assert isinstance(held, list)
-            for slot, amount in slots.items():
-                place = self.place_of.get(slot)
-                if place is not None:
-                    held[place] += sign * amount
+    # Use, for the orders that look at it.
+
+    def charge(self, owner: Owner, counted: Iterable[tuple[int, int]], sign: int) -> None:
+        """Adds to what the owner holds, by counted slot, at each level that the order compares."""
+        key = (owner.user, owner.project, owner.domain, owner.keypair)
+        found = self._helds.get(key)
+        if found is None:
+            found = self._helds[key] = [(level, self.account(level).held) for level in self.sharing.path(owner)]
+        for level, held in found:
+            self._burdens.pop(level, None)
+            for place, amount in counted:
+                held[place] += sign * amount
+
+    def _places(self, slots: Mapping[str, int]) -> list[tuple[int, int]]:
+        return [(self.place_of[slot], amount) for slot, amount in slots.items() if slot in self.place_of]
 
     def account(self, level: Level) -> Account:
         found = self.accounts.get(level)
         if found is None:
-            found = Account([0] * len(self.counted), self._decayed(level), self._weight(level))
+            found = Account([0] * len(self.offered), self._decayed(level), self._weight(level))
             self.accounts[level] = found
         return found
 
     def burden(self, level: Level) -> float:
-        assert isinstance(self.order, Sharing)
-        return self.order.burden(self.account(level), self.offered, self.policy)
+        found = self._burdens.get(level)
+        if found is None:
+            found = self._burdens[level] = self.sharing.burden(self.account(level), self.offered, self.policy)
+        return found
 
     def _decayed(self, level: Level) -> list[float]:
         used = self.tenants.decayed(level)
-        return [used.get(slot, 0.0) for slot in self.counted]
+        return [used.get(slot, 0.0) for slot in self.place_of]
 
     def _weight(self, level: Level) -> float:
         scope, name = level
@@ -282,12 +309,15 @@ class _Pass:
         self.now = planner.now
         self.placements: list[Placement] = []
         self.undo: list[tuple[Seat, bool]] = []
-        self.placed: dict[str, tuple[tuple[Level, ...], dict[str, int]]] = {}
+        self.placed: dict[str, Shape] = {}
         self.ending: dict[int, list[Release]] = {}
         self.held_for: dict[str, Hold] = {}
         self.head: WaitingSession | None = None
         self.promise: backfill.Promise | None = None
+        self.may_starve = False  # whether nobody knows when the head can start
         self.passed_head = False
+        self.worth: set[int] | None = None
+        self.worth_at = 0
         self.preemptions: list[Preemption] = []
         self.reservations: list[Reservation] = []
 
@@ -309,7 +339,7 @@ class _Pass:
     # Looking at sessions.
 
     def _look_at_all(self) -> None:
-        walk = self.planner.queue.walk(self.planner.burden, self._may_start)
+        walk = self.planner.queue.walk(self.planner.burden, self._worth_a_look)
         try:
             line, session_id = next(walk)
             while True:
@@ -320,19 +350,37 @@ class _Pass:
         except StopIteration:
             return
 
-    def _may_start(self, line: Line) -> bool:
-        """Whether it is worth to look at a line; until the head is known, it may be the head's."""
-        return self.head is None or not line.shape.hopeless or self._is_short(line)
+    def _worth_a_look(self) -> Collection[int]:
+        """Lines that may start; until the head is known all, because it may be in any. One too many does no harm."""
+        lines = self.planner.queue.numbered
+        if self.head is None:
+            return lines
+        if self.worth is None or self.room.despaired - self.worth_at > len(self.worth) // 16:
+            self.worth_at = self.room.despaired
+            self.worth = {
+                number
+                for number in (lines if self.worth is None else self.worth)
+                if lines[number].shape.possible and (not lines[number].shape.hopeless or self._is_short(lines[number]))
+            }
+        return self.worth
+
+    def _drop(self, line: Line) -> Next:
+        """None of the line can start any more in this pass, whoever's it is."""
+        if self.worth is not None:
+            self.worth.discard(line.number)
+        return Next.DROPPED
 
     def _look_at(self, line: Line, session_id: str) -> Next | None:
         """None ends the pass."""
         shape = line.shape
         if session_id in self.placed:
             return Next.PASSED
+        if self.worth is not None and line.number not in self.worth:
+            return Next.DROPPED
         if not shape.possible or (self.head is not None and shape.hopeless and not self._is_short(line)):
-            return Next.DROPPED
+            return self._drop(line)
         if line.tenants and limit(line.tenants, shape.total) is not None:
-            return Next.DROPPED
+            return self._drop(line)
         session = self.planner.waiting[session_id]
         if not shape.hopeless:
             seats = self.room.plan(shape, session.avoid)
@@ -348,7 +396,7 @@ class _Pass:
             self._make_head(session, shape)
             if self.policy.head is Head.STRICT:
                 return None
-        return Next.DROPPED
+        return self._drop(line)
 
     def _place(self, session: WaitingSession, line: Line, seats: list[Seat], *, short: bool = False) -> None:
         if len(seats) < len(session.kernels):
@@ -364,12 +412,11 @@ class _Pass:
             self.undo.append((seat, short))
         for tenant in line.tenants:
             tenant.add(line.shape.total)
-        levels = self.planner.levels(session.owner) if self.planner.shares else ()
-        if levels:
-            self.planner.charge(levels, line.shape.total)
-        self.placed[session.session_id] = (levels, line.shape.total)
+        if self.planner.shares:
+            self.planner.charge(session.owner, line.shape.counted, 1)
+        self.placed[session.session_id] = line.shape
         if self.head is not None:
-            self.passed_head = self.passed_head or (self.promise is None or self.promise.at is None)
+            self.passed_head |= self.may_starve
         elif session.time_limit_s is not None:
             for kernel, seat in zip(session.kernels, seats, strict=True):
                 release = Release(self.now + session.time_limit_s, kernel.slots, seat.devices)
@@ -400,6 +447,7 @@ class _Pass:
         if self.policy.head is not Head.EASY:
             return
         promise = backfill.promise(self.room, shape, self._releases, self.now)
+        self.may_starve = promise is None
         if promise is None and session.skips >= self.policy.skip_limit:
             promise = backfill.nearest(self.room, shape)
         if promise is None:
@@ -411,10 +459,9 @@ class _Pass:
         agents = tuple(self.room.agent_ids[row] for row in sorted(promise.spare))
         self.reservations.append(Reservation(session.session_id, agents, promise.at))
 
-    def _releases(self, row: int) -> Iterator[Release]:
-        for session, kernel in self.planner.on_row.get(row, {}).values():
-            yield Release(_end(session), kernel.slots, kernel.devices)
-        yield from self.ending.get(row, ())
+    def _releases(self, row: int) -> list[Release]:
+        known, added = self.planner.releases(row), self.ending.get(row)
+        return sorted([*known, *added], key=lambda one: one.end) if added else known
 
     def _preempt(self, session: WaitingSession, shape: Shape) -> bool:
         found = preempt.evict(self.room, shape, session, self._held_on, self.policy, self.now)
@@ -503,13 +550,13 @@ class _Pass:
             told = self._tell_line(line)
             if line.told != told:
                 line.told = told
-                self._write(line, [entry[-1] for entry in line.entries])
+                self._write(line, line.members)
                 fresh.pop(number, None)
                 line.untold.clear()
         for line in fresh.values():
             if line.told is None:
                 line.told = self._tell_line(line)
-            self._write(line, [one for one in line.untold if one in queue and queue.line(one) is line])
+            self._write(line, [one for one in line.untold if one in line.members])
             line.untold.clear()
         for session_id in self.placed:
             planner.refusals.pop(session_id, None)
@@ -569,10 +616,10 @@ class _Pass:
             room.give_back(seat, short=short)
         for row in list(room.kept):
             room.release(row)
-        for session_id, (levels, slots) in self.placed.items():
+        for session_id, shape in self.placed.items():
             self.planner.queue.untell(session_id)
-            if levels:
-                self.planner.charge(levels, slots, sign=-1)
+            if self.planner.shares:
+                self.planner.charge(self.planner.waiting[session_id].owner, shape.counted, -1)
         if self.placed:
             self.planner.tenants.reset()
         if room.trim():

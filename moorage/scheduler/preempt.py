@@ -55,9 +55,7 @@ def evict(
     if not search.victims:
         return None
     ordered = tuple(rows[index] for index in range(len(needs)))
-    return Eviction(
-        tuple(sorted(search.victims)), ordered * len(shape.part_of) if shape.one_node and shape.whole else ordered
-    )
+    return Eviction(tuple(sorted(search.victims)), ordered * len(session.kernels) if shape.one_node else ordered)
 
 
 def may_evict(running: RunningSession, session: WaitingSession, policy: Policy, now: float) -> bool:
@@ -94,35 +92,64 @@ class _Search:
     def _choose(self, row: int, need: Need) -> list[RunningSession] | None:
         if any(self._room.capacity[column, row] < amount for column, amount in need):
             return None
-        needs = [*self._taken.get(row, ()), need]
-        if self._fits(row, needs, {}):
+        here = self._here(row)
+        if self._room_without(row, {}, here).fits(need):
             return []
-        able = {s.session_id: s for s, _ in self._held_on(row) if self._may(s) and s.session_id not in self.victims}
-        gentle = sorted(able.values(), key=lambda one: (one.job_priority, -one.since, one.session_id))
+        able = [s for s, _ in here.values() if s.session_id not in self.victims and self._may(s)]
+        gentle = sorted(able, key=lambda one: (one.job_priority, -one.since, one.session_id))
+        ways = [self._grow(row, need, gentle, here)]
+        if ways[0] is None:
+            return None
+        if len(able) > 1:
+            ways.append(self._grow(row, need, sorted(gentle, key=self._size), here))
+        return min((way for way in ways if way is not None), key=lambda way: sum(self._size(one) for one in way))
+
+    def _here(self, row: int) -> dict[str, tuple[RunningSession, list[RunningKernel]]]:
+        found: dict[str, tuple[RunningSession, list[RunningKernel]]] = {}
+        for session, kernel in self._held_on(row):
+            found.setdefault(session.session_id, (session, []))[1].append(kernel)
+        return found
+
+    def _grow(
+        self,
+        row: int,
+        need: Need,
+        candidates: list[RunningSession],
+        here: Mapping[str, tuple[RunningSession, list[RunningKernel]]],
+    ) -> list[RunningSession] | None:
+        """One after the other until there is room; then whoever isn't needed after all stays, the later ones first."""
         chosen: dict[str, RunningSession] = {}
-        for one in gentle:
+        trial = self._room_without(row, chosen, here)
+        for one in candidates:
             chosen[one.session_id] = one
-            if self._fits(row, needs, chosen):
+            for kernel in here[one.session_id][1]:
+                trial.release(kernel.slots, kernel.devices)
+            if trial.fits(need):
                 break
         else:
             return None
-        # Whoever isn't needed after all stays; the one that is hardest to lose is asked first.
-        for one in reversed(list(chosen.values())):
+        for one in list(chosen.values())[-2::-1]:
             fewer = {key: other for key, other in chosen.items() if key != one.session_id}
-            if self._fits(row, needs, fewer):
+            if self._room_without(row, fewer, here).fits(need):
                 chosen = fewer
         return list(chosen.values())
 
-    def _fits(self, row: int, needs: list[Need], gone: Mapping[str, RunningSession]) -> bool:
+    def _room_without(
+        self,
+        row: int,
+        gone: Mapping[str, RunningSession],
+        here: Mapping[str, tuple[RunningSession, list[RunningKernel]]],
+    ) -> Trial:
+        """The node as it will be without those and the victims so far, with what was placed on it already."""
         trial = Trial(self._room, row)
-        for session, kernel in self._held_on(row):
-            if session.session_id in gone or session.session_id in self.victims:
-                trial.release(kernel.slots, kernel.devices)
-        for need in needs:
-            if not trial.fits(need):
-                return False
-            trial.take(need)
-        return True
+        for session_id, (_, kernels) in here.items():
+            if session_id in gone or session_id in self.victims:
+                for kernel in kernels:
+                    trial.release(kernel.slots, kernel.devices)
+        for need in self._taken.get(row, ()):
+            if trial.fits(need):
+                trial.take(need)
+        return trial
 
     def _size(self, session: RunningSession) -> float:
         """All that the session holds, each slot as part of the largest node's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from enum import Enum
 from heapq import heapify, heappop, heapreplace
 from typing import Any
@@ -14,6 +14,9 @@ from moorage.scheduler.place import Shape
 from moorage.scheduler.snapshot import Owner, Policy, WaitingSession
 
 Entry = tuple[Any, ...]  # (band, *key of the order, session id): the id makes every order total
+Heap = list[tuple[Any, ...]]
+LineKey = tuple[int, float | None, int]
+Place = tuple[Any, tuple[Level, ...]]  # (band, path): where a leaf hangs
 
 
 class Next(Enum):
@@ -27,46 +30,57 @@ class Next(Enum):
 class Line:
     """Waiting sessions that start or don't for the same reasons: same request, same limits, same time limit."""
 
-    __slots__ = ("at", "entries", "leaf", "number", "shape", "tenants", "time_limit_s", "told", "untold")
+    __slots__ = ("key", "members", "number", "shape", "tenants", "time_limit_s", "told", "untold")
 
-    def __init__(self, number: int, shape: Shape, tenants: tuple[Tenant, ...], time_limit_s: float | None) -> None:
+    def __init__(
+        self, key: LineKey, number: int, shape: Shape, tenants: tuple[Tenant, ...], time_limit_s: float | None
+    ) -> None:
+        self.key = key
         self.number = number
         self.shape = shape
         self.tenants = tenants
         self.time_limit_s = time_limit_s
-        self.entries: list[Entry] = []
-        self.at = 0
-        self.leaf: Branch | None = None
+        self.members: dict[str, None] = {}
         self.told: Told | None = None
         self.untold: list[str] = []
 
 
 class Branch:
-    """An owner in the tree of levels, with those below it, or with its lines if nothing is below."""
+    """An owner in the tree of levels, with those below it; a leaf has the entries of its lines, by number."""
 
-    __slots__ = ("below", "first", "heap", "level", "lines", "up")
+    __slots__ = ("below", "entries", "first", "heap", "level", "place", "up")
 
     def __init__(self, level: Level | None, up: Branch | None) -> None:
         self.level = level
         self.up = up
+        self.place: Place = (0, ())
         self.below: dict[Level, Branch] = {}
-        self.lines: dict[int, Line] = {}
+        self.entries: dict[int, list[Entry]] = {}
         self.first: Entry | None = None
-        self.heap: list[tuple[Any, ...]] | None = None
+        self.heap: Heap | None = None
 
     def earliest(self) -> Entry:
         """The entry that decides between owners who have the same. Only asked while something waits here."""
         if self.first is None:
             below = [branch.earliest() for branch in self.below.values()]
-            self.first = min(below or [line.entries[0] for line in self.lines.values()])
+            self.first = min(below or [entries[0] for entries in self.entries.values()])
         return self.first
+
+    def leaves(self) -> Iterator[Branch]:
+        if not self.below:
+            yield self
+        for branch in self.below.values():
+            yield from branch.leaves()
 
 
 Walk = Generator[tuple[Line, str], Next, None]
 
 
 class Queue:
-    """All waiting sessions that a pass may look at, kept in order while they come and go."""
+    """All waiting sessions that a pass may look at, kept in order while they come and go.
+
+    An order by key alone has one leaf; one that shares has a tree of owners for each priority band.
+    """
 
     def __init__(self, order: Order, policy: Policy, tenants: Tenants) -> None:
         self._order = order
@@ -74,12 +88,14 @@ class Queue:
         self._tenants = tenants
         self._sharing = order if isinstance(order, Sharing) else None
         self._one_band = bool(getattr(order, "crosses_bands", False))
-        self._lines: dict[tuple[Any, ...], Line] = {}
-        self._owners: dict[tuple[str, str, str, str], tuple[int, tuple[Tenant, ...]]] = {}
-        self._where: dict[str, tuple[Line, Entry, tuple[Any, ...]]] = {}
+        self._lines: dict[LineKey, Line] = {}
+        self._owners: dict[tuple[str, str, str, str], tuple[int, tuple[Tenant, ...], tuple[Level, ...]]] = {}
+        self._where: dict[str, tuple[Line, Entry, Branch]] = {}
         self._bands: dict[Any, Branch] = {}
+        self._leaves: dict[Place, Branch] = {}
         self._fresh: dict[int, Line] = {}
         self._numbers = 0
+        self.numbered: dict[int, Line] = {}
         self.by_shape: dict[int, dict[int, Line]] = {}
         self.limited: dict[int, Line] = {}
 
@@ -89,31 +105,37 @@ class Queue:
     def fill(self, sessions: Iterable[tuple[WaitingSession, Shape]]) -> None:
         """As `add` for each, faster."""
         for session, shape in sessions:
-            line, entry = self._enter(session, shape)
-            line.entries.append(entry)
-        for line in self._lines.values():
-            line.entries.sort()
+            line, entry, leaf = self._enter(session, shape)
+            entries = leaf.entries.get(line.number)
+            if entries is None:
+                leaf.entries[line.number] = [entry]
+            else:
+                entries.append(entry)
+        for root in self._bands.values():
+            for leaf in root.leaves():
+                for entries in leaf.entries.values():
+                    if len(entries) > 1:
+                        entries.sort()
 
     def add(self, session: WaitingSession, shape: Shape) -> None:
-        line, entry = self._enter(session, shape)
-        insort(line.entries, entry)
-        _forget_first(line.leaf)
+        line, entry, leaf = self._enter(session, shape)
+        insort(leaf.entries.setdefault(line.number, []), entry)
+        _forget_first(leaf)
 
     def remove(self, session_id: str) -> None:
-        line, entry, key = self._where.pop(session_id)
-        line.entries.pop(bisect_left(line.entries, entry))
-        _forget_first(line.leaf)
-        if not line.entries:
-            self._drop(line, key)
+        line, entry, leaf = self._where.pop(session_id)
+        entries = leaf.entries[line.number]
+        entries.pop(bisect_left(entries, entry))
+        _forget_first(leaf)
+        if not entries:
+            del leaf.entries[line.number]
+            self._prune(leaf)
+        del line.members[session_id]
+        if not line.members:
+            self._drop(line)
 
     def line(self, session_id: str) -> Line:
         return self._where[session_id][0]
-
-    def entry(self, session_id: str) -> Entry:
-        return self._where[session_id][1]
-
-    def lines(self) -> Iterable[Line]:
-        return self._lines.values()
 
     @property
     def size(self) -> int:
@@ -122,16 +144,10 @@ class Queue:
 
     def position(self, session_id: str, burden: Callable[[Level], float]) -> int:
         """How many come before it, plus one, if nothing were placed in between."""
-        mine = self.entry(session_id)
-        if self._sharing is None:
-            return 1 + sum(bisect_left(line.entries, mine) for line in self._lines.values())
-        ahead = 0
-        for band, root in self._bands.items():
-            if band < mine[0]:
-                ahead += _count(root)
-        branch = self.line(session_id).leaf
-        assert branch is not None
-        ahead += sum(bisect_left(line.entries, mine) for line in branch.lines.values())
+        _, mine, leaf = self._where[session_id]
+        ahead = sum(_count(root) for band, root in self._bands.items() if band < mine[0] and self._sharing)
+        ahead += sum(bisect_left(entries, mine) for entries in leaf.entries.values())
+        branch = leaf
         while branch.up is not None:
             assert branch.level is not None
             rank = (burden(branch.level), branch.earliest(), branch.level)
@@ -152,70 +168,86 @@ class Queue:
         fresh, self._fresh = list(self._fresh.values()), {}
         return fresh
 
-    def walk(self, burden: Callable[[Level], float], alive: Callable[[Line], bool]) -> Walk:
-        """Session after session in order; the caller sends back what it did with each."""
-        if self._sharing is None:
-            return _walk_lines(_heap(self._lines.values()))
-        return self._walk_bands(burden, alive)
+    def walk(self, burden: Callable[[Level], float], alive: Callable[[], Collection[int]]) -> Walk:
+        """Session after session in order; the caller sends back what it did with each.
 
-    def _walk_bands(self, burden: Callable[[Level], float], alive: Callable[[Line], bool]) -> Walk:
+        `alive` tells the numbers of the lines that are worth a look; it is asked when an owner's turn comes.
+        """
         for band in sorted(self._bands):
             root = self._bands[band]
             _clear(root)
-            _open(root, burden, alive)
+            self._open(root, burden, alive)
             while root.heap:
                 branch = root
                 while branch.below and branch.heap:
                     branch = branch.heap[0][-1]
                     if branch.heap is None:
-                        _open(branch, burden, alive)
-                if not branch.heap:
+                        self._open(branch, burden, alive)
+                heap = branch.heap
+                if not heap:
+                    if not alive():
+                        return
                     _close(branch)
                     continue
-                line: Line = branch.heap[0][-1]
-                done = yield line, line.entries[line.at][-1]
-                _advance(branch.heap, line, done)
-                if done is Next.PLACED:
+                entry, _, line, entries, at = heap[0]
+                done = yield line, entry[-1]
+                if done is not Next.DROPPED and at + 1 < len(entries):
+                    heapreplace(heap, (entries[at + 1], line.number, line, entries, at + 1))
+                else:
+                    heappop(heap)
+                if done is Next.PLACED and branch is not root:
                     _weigh(branch, burden)
 
-    def _enter(self, session: WaitingSession, shape: Shape) -> tuple[Line, Entry]:
+    def _open(self, branch: Branch, burden: Callable[[Level], float], alive: Callable[[], Collection[int]]) -> None:
+        if branch.below:
+            branch.heap = [(burden(level), below.earliest(), level, below) for level, below in branch.below.items()]
+        else:
+            worth, lines, mine = alive(), self.numbered, branch.entries
+            few, many = (worth, mine) if len(worth) < len(mine) else (mine, worth)
+            branch.heap = [
+                (mine[number][0], number, lines[number], mine[number], 0) for number in few if number in many
+            ]
+        heapify(branch.heap)
+
+    def _enter(self, session: WaitingSession, shape: Shape) -> tuple[Line, Entry, Branch]:
         owner, session_id = session.owner, session.session_id
         owner_key = (owner.user, owner.project, owner.domain, owner.keypair)
         known = self._owners.get(owner_key)
         if known is None:
-            known = self._owners[owner_key] = (len(self._owners), self._tenants.of(owner))
-        number, tenants = known
+            known = self._owners[owner_key] = self._new_owner(owner)
+        number, tenants, path = known
+        # Without sharing, the band is but the first part of the key.
         band = 0 if self._one_band else -session.priority
         entry = (band, *self._order.key(session, self._policy), session_id)
-        # Owners without limits are told apart only where the order looks at them.
-        key: tuple[Any, ...]
-        if self._sharing is not None:
-            key = (shape.index, session.time_limit_s, number, band)
-        else:
-            key = (shape.index, session.time_limit_s, number if tenants else -1)
+        # Owners without limits wait for the same reasons.
+        key = (shape.index, session.time_limit_s, number if tenants else -1)
         line = self._lines.get(key)
         if line is None:
-            line = self._open_line(key, shape, tenants, session)
-            if self._sharing is not None:
-                self._hang(line, self._sharing.path(owner), band)
-        self._where[session_id] = (line, entry, key)
-        untold = line.untold
-        if not untold:
+            line = self._open_line(key, shape, tenants)
+        place = (band if self._sharing else 0, path)
+        leaf = self._leaves.get(place)
+        if leaf is None:
+            leaf = self._leaves[place] = self._hang(*place)
+            leaf.place = place
+        self._where[session_id] = (line, entry, leaf)
+        line.members[session_id] = None
+        if not line.untold:
             self._fresh[line.number] = line
-        untold.append(session_id)
-        return line, entry
+        line.untold.append(session_id)
+        return line, entry, leaf
 
-    def _open_line(
-        self, key: tuple[Any, ...], shape: Shape, tenants: tuple[Tenant, ...], session: WaitingSession
-    ) -> Line:
+    def _new_owner(self, owner: Owner) -> tuple[int, tuple[Tenant, ...], tuple[Level, ...]]:
+        return len(self._owners), self._tenants.of(owner), paths(self._order, owner)
+
+    def _open_line(self, key: LineKey, shape: Shape, tenants: tuple[Tenant, ...]) -> Line:
         self._numbers += 1
-        line = self._lines[key] = Line(self._numbers, shape, tenants, session.time_limit_s)
+        line = self._lines[key] = self.numbered[self._numbers] = Line(key, self._numbers, shape, tenants, key[1])
         self.by_shape.setdefault(shape.index, {})[line.number] = line
         if tenants:
             self.limited[line.number] = line
         return line
 
-    def _hang(self, line: Line, path: tuple[Level, ...], band: Any) -> None:
+    def _hang(self, band: Any, path: tuple[Level, ...]) -> Branch:
         branch = self._bands.get(band)
         if branch is None:
             branch = self._bands[band] = Branch(None, None)
@@ -224,26 +256,29 @@ class Queue:
             if below is None:
                 below = branch.below[level] = Branch(level, branch)
             branch = below
-        branch.lines[line.number] = line
-        line.leaf = branch
+        return branch
 
-    def _drop(self, line: Line, key: tuple[Any, ...]) -> None:
-        del self._lines[key]
+    def _drop(self, line: Line) -> None:
+        del self._lines[line.key]
+        del self.numbered[line.number]
         del self.by_shape[line.shape.index][line.number]
         if not self.by_shape[line.shape.index]:
             del self.by_shape[line.shape.index]
         self.limited.pop(line.number, None)
         self._fresh.pop(line.number, None)
-        branch = line.leaf
-        if branch is None:
+
+    def _prune(self, leaf: Branch) -> None:
+        """Owners of whom nothing waits leave the tree."""
+        if leaf.entries:
             return
-        del branch.lines[line.number]
-        while branch.up is not None and not branch.lines and not branch.below:
+        del self._leaves[leaf.place]
+        branch = leaf
+        while branch.up is not None and not branch.below:
             assert branch.level is not None
             del branch.up.below[branch.level]
             branch = branch.up
         if branch.up is None and not branch.below:
-            self._bands = {band: root for band, root in self._bands.items() if root is not branch}
+            del self._bands[leaf.place[0]]
 
 
 def paths(order: Order, owner: Owner) -> tuple[Level, ...]:
@@ -251,43 +286,10 @@ def paths(order: Order, owner: Owner) -> tuple[Level, ...]:
     return order.path(owner) if isinstance(order, Sharing) else ()
 
 
-def _walk_lines(heap: list[tuple[Any, ...]]) -> Walk:
-    while heap:
-        entry, _, line = heap[0]
-        done = yield line, entry[-1]
-        _advance(heap, line, done)
-
-
-def _heap(lines: Iterable[Line]) -> list[tuple[Any, ...]]:
-    heap = []
-    for line in lines:
-        line.at = 0
-        heap.append((line.entries[0], line.number, line))
-    heapify(heap)
-    return heap
-
-
-def _advance(heap: list[tuple[Any, ...]], line: Line, done: Next) -> None:
-    if done is not Next.DROPPED:
-        line.at += 1
-        if line.at < len(line.entries):
-            heapreplace(heap, (line.entries[line.at], line.number, line))
-            return
-    heappop(heap)
-
-
 def _clear(branch: Branch) -> None:
     branch.heap = None
     for below in branch.below.values():
         _clear(below)
-
-
-def _open(branch: Branch, burden: Callable[[Level], float], alive: Callable[[Line], bool]) -> None:
-    if not branch.below:
-        branch.heap = _heap(line for line in branch.lines.values() if alive(line))
-        return
-    branch.heap = [(burden(level), below.earliest(), level, below) for level, below in branch.below.items()]
-    heapify(branch.heap)
 
 
 def _close(branch: Branch) -> None:
@@ -307,10 +309,11 @@ def _weigh(branch: Branch, burden: Callable[[Level], float]) -> None:
 
 def _count(branch: Branch) -> int:
     below = sum(_count(one) for one in branch.below.values())
-    return below + sum(len(line.entries) for line in branch.lines.values())
+    return below + sum(len(entries) for entries in branch.entries.values())
 
 
-def _forget_first(branch: Branch | None) -> None:
+def _forget_first(leaf: Branch) -> None:
+    branch: Branch | None = leaf
     while branch is not None:
         branch.first = None
         branch = branch.up

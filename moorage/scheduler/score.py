@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -77,8 +78,12 @@ class ByRoomLeft:
         return total
 
 
+concentrated = partial(ByRoomLeft, 1.0, packs=True)
+dispersed = partial(ByRoomLeft, -1.0)
+roundrobin = partial(ByRoomLeft, 0.0, cyclic=True)
+
 SELECTORS: dict[str, Selector] = {
-    "concentrated": ByRoomLeft(1.0, packs=True),
-    "dispersed": ByRoomLeft(-1.0),
-    "roundrobin": ByRoomLeft(0.0, cyclic=True),
+    "concentrated": concentrated(),
+    "dispersed": dispersed(),
+    "roundrobin": roundrobin(),
 }

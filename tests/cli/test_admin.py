@@ -14,8 +14,9 @@ from tests.support.command import Moor, moor_for, served
 
 GIB = 1024**3
 GROUP: dict[str, Any] = {
-    "name": "gpu", "description": "", "policy": "drf", "selector": "dispersed", "agents": 1, "sessions": 2,
-    "pending": 1, "allowed_domains": ["default"], "allowed_projects": [], "allowed_keypairs": [],
+    "name": "gpu", "description": "", "policy": "drf", "selector": "dispersed",
+    "agents": 1, "sessions": 2, "pending": 1,
+    "allowed_domains": ["default"], "allowed_projects": [], "allowed_keypairs": [],
     "options": {"head": "easy", "preemption": "off", "session_types": ["batch", "interactive"]},
 }  # fmt: skip
 LIMIT: dict[str, Any] = {

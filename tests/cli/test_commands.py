@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +121,43 @@ def test_run_follows_a_batch_session_to_its_end_and_keeps_its_exit_code(moor: Mo
     assert story.submitted["type"] == "batch"
     assert story.submitted["command"] == ["python3", "-c", "print()"]
     assert story.submitted["env"] == {"A": "b=c"}
+
+
+def test_run_asks_for_deadlines_in_seconds_however_they_are_written(moor: Moor, story: Story) -> None:
+    lengths = ("--pending-timeout", "10m", "--lifetime", "2h", "--batch-timeout", "90", "--grace", "1.5s")
+    outcome = moor("run", "python:3", *lengths, "--group", "gpu", "--on-node-loss", "requeue", "-d", "--", "true")
+    assert outcome.returncode == 0, outcome.stderr
+    names = ("pending_timeout_s", "lifetime_s", "batch_timeout_s", "grace_s", "resource_group", "on_node_loss")
+    assert [story.submitted[name] for name in names] == [600, 7200, 90, 1.5, "gpu", "requeue"]
+
+
+def test_what_is_not_asked_for_is_left_to_the_api(moor: Moor, story: Story) -> None:
+    moor("run", "python:3", "-d")
+    assert set(story.submitted) == {"image", "type", "command", "env", "resources"}
+
+
+def test_a_length_of_time_that_is_none_is_refused_with_those_that_are(moor: Moor, story: Story) -> None:
+    outcome = moor("run", "python:3", "--grace", "5x")
+    assert outcome.returncode == 2
+    assert "'5x' is not a length of time" in outcome.stderr
+    assert story.submitted == {}
+
+
+def test_ctrl_c_detaches_and_says_how_to_come_back(endpoint: str, story: Story, tmp_path: Path) -> None:
+    story.life = ["PENDING"] * 1_000_000  # it never ends
+    keys = {"MOORAGE_ENDPOINT": endpoint, "MOORAGE_ACCESS_KEY": "a", "MOORAGE_SECRET_KEY": "s"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "moorage.cli.main", "run", "python:3", "--", "true"],
+        env=os.environ | keys | {"MOORAGE_CONFIG_DIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        running.stderr.readline()  # queued: it follows now
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "Follow it: moor logs -f prime-1. End it: moor stop prime-1" in said
 
 
 def test_run_without_a_command_ends_when_the_session_runs(moor: Moor, story: Story) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from moorage.db import ledger, nodes
 from moorage.db.engine import connect
 from moorage.db.invariants import INVARIANTS
+from moorage.db.snapshots import read_snapshot
 from moorage.domain.session import TERMINAL, Ending, Reason, SessionStatus
 from moorage.scheduler.decide import decide
 from moorage.scheduler.snapshot import Policy
@@ -227,11 +228,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(number=which, behind=st.integers(0, 1), fenced=st.booleans())
     def requeue(self, number: int, behind: int, fenced: bool) -> None:
-        self._do(self._ledger.requeue(number, behind, fenced=NODES if fenced else ()))
+        self._do(self._ledger.requeue(number, behind, fenced=fenced))
 
     @rule(number=which, ending=endings, fenced=st.booleans())
     def finish(self, number: int, ending: Ending, fenced: bool) -> None:
-        self._do(self._ledger.finish(number, ending, fenced=NODES if fenced else ()))
+        self._do(self._ledger.finish(number, ending, fenced=fenced))
 
     @rule(name=names)
     def lose(self, name: str) -> None:
@@ -260,19 +261,17 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(number=which, first=endings, second=endings, fenced=st.booleans())
     def two_ends_at_once(self, number: int, first: Ending, second: Ending, fenced: bool) -> None:
         self._do(
-            self._ledger.finish(number, first, fenced=NODES if fenced else ()),
+            self._ledger.finish(number, first, fenced=fenced),
             self._ledger.finish(number, second, fenced=not fenced),
         )
 
     @rule(number=which, ending=endings, fenced=st.booleans())
     def an_end_while_it_starts(self, number: int, ending: Ending, fenced: bool) -> None:
-        self._do(self._ledger.start(number, 0), self._ledger.finish(number, ending, fenced=NODES if fenced else ()))
+        self._do(self._ledger.start(number, 0), self._ledger.finish(number, ending, fenced=fenced))
 
     @rule(number=which, name=names, fenced=st.booleans())
     def a_return_while_a_session_is_requeued(self, number: int, name: str, fenced: bool) -> None:
-        self._do(
-            self._ledger.come_back(name, 2000, 4 * GIB), self._ledger.requeue(number, 0, fenced=NODES if fenced else ())
-        )
+        self._do(self._ledger.come_back(name, 2000, 4 * GIB), self._ledger.requeue(number, 0, fenced=fenced))
 
     @invariant()
     def all_holds(self) -> None:

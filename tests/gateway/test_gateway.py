@@ -181,8 +181,24 @@ async def test_an_unknown_resource_is_named(gateway: Gateway) -> None:
 
 async def test_an_unknown_field_is_named(gateway: Gateway) -> None:
     problem = refused(await gateway.submit(colour="blue"), 400, "invalid-api-params")
-    assert "colour" in problem["title"]
+    assert problem["title"] == "colour: there is no such field"
     assert "colour" in problem["data"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{not json", "the body is not JSON: "),
+        (b"[]", "the body is not a JSON object"),
+        (b"", "the request needs a JSON body"),
+        (b'{"image": "bad image!"}', "image: 'bad image!' is not an image; allowed are letters"),
+        (b'{"image": "img", "type": "batch"}', "a batch session needs a command"),
+    ],
+)
+async def test_a_bad_body_is_refused_in_plain_words(body: bytes, words: str, gateway: Gateway) -> None:
+    headers = {**gateway.ada, "Content-Type": "application/json"}
+    answer = await gateway.http.post("/session", content=body, headers=headers)
+    assert refused(answer, 400, "invalid-api-params")["title"].startswith(words)
 
 
 async def test_a_batch_session_without_a_command_is_refused(gateway: Gateway) -> None:
@@ -286,6 +302,7 @@ async def test_an_ambiguous_prefix_is_a_conflict_with_the_matches(gateway: Gatew
         await gateway.rename_id((await gateway.submitted())["id"], session_id)
     problem = refused(await gateway.get("/session/deadbeef"), 409, "too-many-sessions-matched")
     assert {match["id"] for match in problem["data"]["matches"]} == wanted
+    assert all(session_id in problem["hint"] for session_id in wanted)
 
 
 async def test_stopping_asks_the_workflow(gateway: Gateway) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.domain.ids import new_id
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
-from moorage.scheduler.snapshot import NodeState, WaitingKernel, WaitingSession
+from moorage.scheduler.snapshot import ClusterMode, DeviceState, NodeState, Owner, WaitingKernel, WaitingSession
 
 KEYS = "k1:" + "11" * 32
 GIB = 1024**3
@@ -46,9 +46,24 @@ def an_agent(
     )
 
 
-def a_node(agent_id: str = "n1", *, cpu: int = 4000, mem: int = 8 * GIB, used_cpu: int = 0, gpus: int = 0) -> NodeState:
+def a_node(
+    agent_id: str = "n1",
+    *,
+    cpu: int = 4000,
+    mem: int = 8 * GIB,
+    used_cpu: int = 0,
+    gpus: int = 0,
+    devices: tuple[DeviceState, ...] = (),
+    images: frozenset[str] = frozenset(),
+    architecture: str = "x86_64",
+) -> NodeState:
+    """`gpus` are counted only; `devices` are given out one by one, and add to the offer."""
     capacity = {"cpu": cpu, "mem": mem, **({"cuda.device": gpus} if gpus else {})}
-    return NodeState(agent_id, capacity, {"cpu": used_cpu, "mem": 0})
+    used = {"cpu": used_cpu, "mem": 0}
+    for device in devices:
+        capacity[device.slot] = capacity.get(device.slot, 0) + device.total
+        used[device.slot] = used.get(device.slot, 0) + device.used
+    return NodeState(agent_id, capacity, used, architecture=architecture, devices=devices, images=images)
 
 
 def a_waiting(
@@ -59,9 +74,33 @@ def a_waiting(
     priority: int = 10,
     submitted: float = 0.0,
     avoid: frozenset[str] = frozenset(),
+    kernels: int = 1,
+    slots: dict[str, int] | None = None,
+    user: str = "",
+    project: str = "",
+    domain: str = "",
+    cluster_mode: ClusterMode = ClusterMode.MULTI_NODE,
+    time_limit_s: float | None = None,
+    skips: int = 0,
+    job_priority: int = 0,
+    image: str = "",
 ) -> WaitingSession:
-    kernel = WaitingKernel(f"k-{session_id}", {"cpu": cpu, "mem": mem})
-    return WaitingSession(session_id, (kernel,), priority, submitted, avoid=avoid)
+    """`slots` are asked beside cpu and mem, by each of the `kernels`."""
+    asked = {"cpu": cpu, "mem": mem, **(slots or {})}
+    names = [f"k-{session_id}"] if kernels == 1 else [f"k-{session_id}-{number}" for number in range(kernels)]
+    return WaitingSession(
+        session_id,
+        tuple(WaitingKernel(name, dict(asked)) for name in names),
+        priority,
+        submitted,
+        avoid=avoid,
+        owner=Owner(user, project, domain, user),
+        cluster_mode=cluster_mode,
+        time_limit_s=time_limit_s,
+        skips=skips,
+        job_priority=job_priority,
+        image=image,
+    )
 
 
 async def a_user(engine: AsyncEngine, email: str = "ada@example.org") -> str:
