@@ -189,7 +189,7 @@ class _Loop:
     def _expected(
         self, snapshot: Snapshot, policy: Policy, session_id: str, history: Sequence[float]
     ) -> tuple[float, float] | None:
-        if not history or all(one.session_id != session_id for one in snapshot.waiting):
+        if all(one.session_id != session_id for one in snapshot.waiting):
             return None
         registries: dict[str, Any] = {"orders": plugins.orders(), "selectors": plugins.selectors()}
         return expected_start(snapshot, policy, session_id, history, seed=1, **registries)

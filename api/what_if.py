@@ -115,10 +115,7 @@ def explained(snapshot: Snapshot, policy: Policy, session_id: str, history: Sequ
 
 
 def expected(snapshot: Snapshot, policy: Policy, session_id: str, history: Sequence[float]) -> dict[str, float] | None:
-    """None where no future in sight starts it, or where nothing is known of how long sessions run."""
-    limits = [one.time_limit_s for one in snapshot.running] + [one.time_limit_s for one in snapshot.waiting]
-    if not history and None in limits:
-        return None
+    """None where no future in sight starts it. Without a past, only time limits tell how long sessions run."""
     found = expected_start(
         snapshot,
         policy,

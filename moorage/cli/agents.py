@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Annotated
 
 import typer
@@ -26,7 +25,7 @@ def index(context: typer.Context, json: AsJson = False) -> None:
     if json:
         return show.as_json({"items": items})
     return show.table(
-        ["AGENT", "STATUS", "GROUP", "RUNTIME", "ARCH", "USED", "DEVICES", "SESSIONS", "SEEN"],
+        ["AGENT", "STATUS", "GROUP", "RUNTIME", "ARCH", "USED", "DEVICES IN USE", "SESSIONS", "SEEN"],
         [
             (a["id"], _status(a), a["resource_group"], a["runtime"], a["architecture"], _used(a["slots"] or {}),
              _devices(a.get("devices") or []), a["sessions"],
@@ -73,9 +72,10 @@ def _used(slots: Json) -> str:
 
 
 def _devices(devices: list[Json]) -> str:
-    """`cuda.shares: gpu0 0.5, gpu1 0, gpu2 unhealthy`: what is used of each."""
-    of_slot: dict[str, list[str]] = defaultdict(list)
+    """`gpu0 0.5 of cuda.shares, gpu3 unhealthy`: those that are in use or sick."""
+    words = []
     for device in devices:
         used = device["used"] / (SHARES_OF_A_DEVICE if is_shares(device["slot"]) else 1)
-        of_slot[device["slot"]].append(f"{device['id']} {f'{used:g}' if device['healthy'] else 'unhealthy'}")
-    return "; ".join(f"{slot}: {', '.join(words)}" for slot, words in of_slot.items())
+        if used or not device["healthy"]:
+            words.append(f"{device['id']} {f'{used:g}' if device['healthy'] else 'unhealthy'}")
+    return ", ".join(words)

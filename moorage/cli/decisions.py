@@ -25,8 +25,10 @@ def why(ref: Ref, json: AsJson = False) -> None:
         return show.as_json(answer)
     if answer["status"] != "PENDING" or "obstacles" not in answer:
         return print(f"{answer['name']} is {answer['status']}: {answer['message']}")
-    place = f"number {answer['position']} of {answer['of']}" if answer["position"] else "not in the order"
-    print(f"{answer['name']} waits in {answer['resource_group']}: {place} in the queue")
+    place = (
+        f"number {answer['position']} of {answer['of']} in the queue" if answer["position"] else "not in its turn yet"
+    )
+    print(f"{answer['name']} waits in {answer['resource_group']}: {place}")
     show.table(
         ["CAUSE", "NODES", "WHAT"],
         [
@@ -152,7 +154,7 @@ def _read(file: Path) -> Any:
 
 def _expected(expected: Json | None) -> str:
     if expected is None:
-        return "not known: nothing tells how long sessions run, or no future in sight starts it"
+        return "not known: no simulated future starts it (time limits and past run times tell when room comes)"
     half, most = show.duration(expected["p50_s"]), show.duration(expected["p90_s"])
     return f"in {half} or sooner in half of the futures, in {most} in nine of ten"
 

@@ -29,7 +29,7 @@ _LOOK_BACK_DAYS = 28
 _OWNER = "u.email, s.domain || '/' || p.name AS project, s.domain, s.access_key"
 _OWNED = " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
 _UNMET = (
-    "SELECT array_agg(t.id::text ORDER BY t.id) AS unmet FROM session_dependencies d JOIN sessions t"
+    "SELECT array_agg(t.name ORDER BY t.name, t.id) AS unmet FROM session_dependencies d JOIN sessions t"
     " ON t.id = d.depends_on WHERE d.session_id = s.id AND CASE s.on_dependency_failure"
     " WHEN 'run' THEN t.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"
     " ELSE t.status <> 'TERMINATED' OR t.result <> 'SUCCESS' END"

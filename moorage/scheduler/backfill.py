@@ -25,6 +25,7 @@ class Release:
     devices: Mapping[str, int]
 
 
+Firsts = Callable[[], NDArray[np.float64]]  # by row, the end of the first of these (inf: there is none)
 Releases = Callable[[int], Sequence[Release]]  # row → what is given back there, by end
 
 
@@ -113,10 +114,13 @@ class Demand:
         return [int(row) for row in np.flatnonzero(self.able(room))]
 
 
-def promise(room: Room, shape: Shape, releases: Releases, now: float) -> Promise | None:
+def promise(room: Room, shape: Shape, releases: Releases, firsts: Firsts, now: float) -> Promise | None:
     """The earliest start that the ends of running sessions allow; None if they allow none."""
     demand = Demand.of(shape, room)
-    found = _one(room, shape, demand, releases, now) if demand.count == 1 else _several(room, demand, releases, now)
+    if demand.count == 1:
+        found = _one(room, shape, demand, releases, firsts, now)
+    else:
+        found = _several(room, demand, releases, now)
     if found is None:
         return None
     at, counts = found
@@ -143,7 +147,7 @@ def nearest(room: Room, shape: Shape) -> Promise:
 
 
 def _one(
-    room: Room, shape: Shape, demand: Demand, releases: Releases, now: float
+    room: Room, shape: Shape, demand: Demand, releases: Releases, firsts: Firsts, now: float
 ) -> tuple[float, dict[int, int]] | None:
     """The node that has room first.
 
@@ -151,17 +155,20 @@ def _one(
     was found is kept with the shape and renewed for changed nodes only.
     """
     starts = shape.starts
+    able = demand.able(room)
     if starts is None:
-        starts = shape.starts = Starts(np.full(len(room.nodes), inf), np.zeros(len(room.nodes), dtype=bool))
-        renewed: Iterable[int] = demand.rows(room)
+        starts = shape.starts = Starts(np.where(able, firsts(), inf), np.zeros(len(room.nodes), dtype=bool))
+        fitting = able.copy()
+        for column, amount in demand.need:
+            fitting &= room.free[column] >= amount
+        starts.at[fitting] = -inf
     else:
-        able = demand.able(room)
-        renewed = [row for row in set(room.log[starts.seen :]) if able[row]]
+        for row in set(room.log[starts.seen :]):
+            if able[row]:
+                first = releases(row)[:1]
+                starts.at[row] = -inf if room.fits(row, demand.need) else first[0].end if first else inf
+                starts.known[row] = False
     starts.seen = len(room.log)
-    for row in renewed:
-        first = releases(row)[:1]
-        starts.at[row] = -inf if room.fits(row, demand.need) else first[0].end if first else inf
-        starts.known[row] = False
     best = inf
     for row in np.argsort(starts.at, kind="stable").tolist():
         guess = float(starts.at[row])

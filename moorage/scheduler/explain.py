@@ -166,8 +166,17 @@ def _free_by_sum(room: Room, column: int) -> int:
     return max((sum(one[column].free) for one in room.devices if column in one), default=0)
 
 
+_CHANGE_OF_OWNER = {
+    Cause.DEPENDENCY: "what it depends on had ended well",
+    Cause.NOT_YET: "its start time had come",
+    Cause.SESSION_TYPE: "the resource group took sessions of its type",
+    Cause.CONCURRENCY: "one of the sessions under that limit had ended, or the limit were higher",
+    Cause.SLOT_LIMIT: "less were held under that limit, or the limit were higher",
+}
+
+
 def _change_of_owner(own: list[Obstacle]) -> str:
-    return own[0].message
+    return f"{_CHANGE_OF_OWNER[Cause(own[0].cause)]} ({own[0].message})"
 
 
 def _change_of_request(room: Room, shape: Shape, fitting: NDArray[np.bool_]) -> str:

@@ -15,7 +15,7 @@ def barred(session: WaitingSession, policy: Policy, now: float) -> Told | None:
     """What keeps this session itself from starting; of several, the one that a person can do least about."""
     if session.unmet:
         few = ", ".join(session.unmet[:3]) + (", …" if len(session.unmet) > 3 else "")
-        return Cause.DEPENDENCY, f"waits for {len(session.unmet)} session(s) to end well: {few}"
+        return Cause.DEPENDENCY, f"waits for {few} to end well"
     if policy.session_types and session.session_type not in policy.session_types:
         allowed = ", ".join(sorted(policy.session_types))
         return (

@@ -281,6 +281,10 @@ class Room:
             self.cursor = self.agent_ids[row]
         return row
 
+    def has_room(self, part: Part) -> bool:
+        self._renew(part)
+        return bool(part.score.min(initial=np.inf) < np.inf)
+
     def _plan_whole(self, shape: Shape, avoid: frozenset[str]) -> list[Seat] | None:
         part = shape.parts[0]
         row = self.choose(part, avoid)

@@ -163,6 +163,8 @@ class Planner:
         self._read_capacity()
         self.on_row: dict[int, dict[str, preempt.Held]] = {}
         self._releases: dict[int, list[Release]] = {}
+        self._first_ends = np.full(len(self.room.nodes), inf)
+        self._moved: set[int] = set()
         self._helds: dict[tuple[str, str, str, str], list[tuple[Level, list[int]]]] = {}
         self.accounts: dict[Level, Account] = {}
         self._burdens: dict[Level, float] = {}
@@ -235,6 +237,7 @@ class Planner:
             row = self.room.row_of.get(kernel.agent_id)
             if row is not None:
                 self._releases.pop(row, None)
+                self._moved.add(row)
                 here = self.on_row.setdefault(row, {})
                 if sign > 0:
                     here[kernel.kernel_id] = (session, kernel)
@@ -260,6 +263,14 @@ class Planner:
             found.sort(key=lambda one: one.end)
             self._releases[row] = found
         return found
+
+    def first_ends(self) -> NDArray[np.float64]:
+        """By row, when the first of the running sessions ends."""
+        for row in self._moved:
+            found = self.releases(row)
+            self._first_ends[row] = found[0].end if found else inf
+        self._moved.clear()
+        return self._first_ends
 
     # Use, for the orders that look at it.
 
@@ -317,7 +328,6 @@ class _Pass:
         self.may_starve = False  # whether nobody knows when the head can start
         self.passed_head = False
         self.worth: set[int] | None = None
-        self.worth_at = 0
         self.preemptions: list[Preemption] = []
         self.reservations: list[Reservation] = []
 
@@ -355,14 +365,15 @@ class _Pass:
         lines = self.planner.queue.numbered
         if self.head is None:
             return lines
-        if self.worth is None or self.room.despaired - self.worth_at > len(self.worth) // 16:
-            self.worth_at = self.room.despaired
-            self.worth = {
-                number
-                for number in (lines if self.worth is None else self.worth)
-                if lines[number].shape.possible and (not lines[number].shape.hopeless or self._is_short(lines[number]))
-            }
+        known = lines if self.worth is None else self.worth
+        self.worth = {number for number in known if lines[number].shape.possible and self._has_room(lines[number])}
         return self.worth
+
+    def _has_room(self, line: Line) -> bool:
+        shape = line.shape
+        if not shape.hopeless and shape.whole and not self.room.has_room(shape.parts[0]):
+            self.room.despair(shape)
+        return not shape.hopeless or (self._is_short(line) and bool(self._promised_rows(line)))
 
     def _drop(self, line: Line) -> Next:
         """None of the line can start any more in this pass, whoever's it is."""
@@ -429,14 +440,18 @@ class _Pass:
         return self.now + line.time_limit_s <= self.promise.at
 
     def _place_before_promise(self, session: WaitingSession, line: Line) -> bool:
-        assert self.promise is not None
-        part = line.shape.parts[0]
-        rows = [row for row in self.promise.spare if part.base[row] < inf and self.room.fits_really(row, part.need)]
+        part, rows = line.shape.parts[0], self._promised_rows(line)
         if not rows:
             return False
         row = min(rows, key=lambda one: (self.room.agent_ids[one] in session.avoid, part.base[one], one))
         self._place(session, line, [self.room.take(row, part.need, short=True)], short=True)
         return True
+
+    def _promised_rows(self, line: Line) -> list[int]:
+        """Promised nodes that have room for it until the promise begins."""
+        assert self.promise is not None
+        part = line.shape.parts[0]
+        return [row for row in self.promise.spare if part.base[row] < inf and self.room.fits_really(row, part.need)]
 
     # The head of the queue.
 
@@ -446,7 +461,7 @@ class _Pass:
             return
         if self.policy.head is not Head.EASY:
             return
-        promise = backfill.promise(self.room, shape, self._releases, self.now)
+        promise = backfill.promise(self.room, shape, self._releases, self._firsts, self.now)
         self.may_starve = promise is None
         if promise is None and session.skips >= self.policy.skip_limit:
             promise = backfill.nearest(self.room, shape)
@@ -462,6 +477,12 @@ class _Pass:
     def _releases(self, row: int) -> list[Release]:
         known, added = self.planner.releases(row), self.ending.get(row)
         return sorted([*known, *added], key=lambda one: one.end) if added else known
+
+    def _firsts(self) -> NDArray[np.float64]:
+        firsts = self.planner.first_ends().copy()
+        for row, added in self.ending.items():
+            firsts[row] = min(firsts[row], *(one.end for one in added))
+        return firsts
 
     def _preempt(self, session: WaitingSession, shape: Shape) -> bool:
         found = preempt.evict(self.room, shape, session, self._held_on, self.policy, self.now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from enum import Enum
 from heapq import heapify, heappop, heapreplace
 from typing import Any
@@ -15,6 +15,10 @@ from moorage.scheduler.snapshot import Owner, Policy, WaitingSession
 
 Entry = tuple[Any, ...]  # (band, *key of the order, session id): the id makes every order total
 Heap = list[tuple[Any, ...]]
+
+# After so many owners it is asked again which lines are worth a look.
+_LOOK_AGAIN = 64
+
 LineKey = tuple[int, float | None, int]
 Place = tuple[Any, tuple[Level, ...]]  # (band, path): where a leaf hangs
 
@@ -48,12 +52,14 @@ class Line:
 class Branch:
     """An owner in the tree of levels, with those below it; a leaf has the entries of its lines, by number."""
 
-    __slots__ = ("below", "entries", "first", "heap", "level", "place", "up")
+    __slots__ = ("below", "counts", "entries", "first", "heap", "level", "place", "root", "up")
 
     def __init__(self, level: Level | None, up: Branch | None) -> None:
         self.level = level
         self.up = up
         self.place: Place = (0, ())
+        self.root: Branch = self if up is None else up.root
+        self.counts: dict[int, int] = {}  # of the root: how many wait in each line
         self.below: dict[Level, Branch] = {}
         self.entries: dict[int, list[Entry]] = {}
         self.first: Entry | None = None
@@ -126,6 +132,9 @@ class Queue:
         line, entry, leaf = self._where.pop(session_id)
         entries = leaf.entries[line.number]
         entries.pop(bisect_left(entries, entry))
+        leaf.root.counts[line.number] -= 1
+        if not leaf.root.counts[line.number]:
+            del leaf.root.counts[line.number]
         _forget_first(leaf)
         if not entries:
             del leaf.entries[line.number]
@@ -174,38 +183,63 @@ class Queue:
         `alive` tells the numbers of the lines that are worth a look; it is asked when an owner's turn comes.
         """
         for band in sorted(self._bands):
-            root = self._bands[band]
-            _clear(root)
-            self._open(root, burden, alive)
-            while root.heap:
-                branch = root
-                while branch.below and branch.heap:
-                    branch = branch.heap[0][-1]
-                    if branch.heap is None:
-                        self._open(branch, burden, alive)
-                heap = branch.heap
-                if not heap:
-                    if not alive():
-                        return
-                    _close(branch)
-                    continue
-                entry, _, line, entries, at = heap[0]
-                done = yield line, entry[-1]
-                if done is not Next.DROPPED and at + 1 < len(entries):
-                    heapreplace(heap, (entries[at + 1], line.number, line, entries, at + 1))
-                else:
-                    heappop(heap)
-                if done is Next.PLACED and branch is not root:
-                    _weigh(branch, burden)
+            yield from self._walk_band(self._bands[band], burden, alive)
 
-    def _open(self, branch: Branch, burden: Callable[[Level], float], alive: Callable[[], Collection[int]]) -> None:
+    def _walk_band(self, root: Branch, burden: Callable[[Level], float], alive: Callable[[], Collection[int]]) -> Walk:
+        """`left` counts who was not looked at yet, by line, of the lines that are worth it."""
+        _clear(root)
+        left = dict(root.counts)
+        opened, ask_at, thinned_at = 0, 1, len(left)
+        self._open(root, burden, left)
+        while root.heap and left:
+            if opened >= ask_at:
+                worth = alive()
+                left = {number: count for number, count in left.items() if number in worth}
+                ask_at = opened + _LOOK_AGAIN
+                if len(left) * 2 < thinned_at:
+                    thinned_at = len(left)
+                    root.heap = [one for one in root.heap if not root.below or _may_start(one[-1], left)]
+                    heapify(root.heap)
+                    continue
+            branch = root
+            while branch.below and branch.heap:
+                branch = branch.heap[0][-1]
+                if branch.heap is None:
+                    opened += 1
+                    self._open(branch, burden, left)
+            heap = branch.heap
+            if not heap:
+                _close(branch)
+                continue
+            entry, number, line, entries, at = heap[0]
+            done = yield line, entry[-1]
+            if done is Next.DROPPED:
+                left.pop(number, None)
+            elif number in left:
+                left[number] -= 1
+                if not left[number]:
+                    del left[number]
+            if done is not Next.DROPPED and at + 1 < len(entries):
+                heapreplace(heap, (entries[at + 1], number, line, entries, at + 1))
+            else:
+                heappop(heap)
+            if done is Next.PLACED and branch is not root:
+                _weigh(branch, burden)
+
+    def _open(self, branch: Branch, burden: Callable[[Level], float], left: Mapping[int, int]) -> None:
         if branch.below:
-            branch.heap = [(burden(level), below.earliest(), level, below) for level, below in branch.below.items()]
-        else:
-            worth, lines, mine = alive(), self.numbered, branch.entries
-            few, many = (worth, mine) if len(worth) < len(mine) else (mine, worth)
             branch.heap = [
-                (mine[number][0], number, lines[number], mine[number], 0) for number in few if number in many
+                (burden(level), below.earliest(), level, below)
+                for level, below in branch.below.items()
+                if _may_start(below, left)
+            ]
+        else:
+            lines, mine = self.numbered, branch.entries
+            few: Iterable[int] = left if len(left) < len(mine) else mine
+            branch.heap = [
+                (mine[number][0], number, lines[number], mine[number], 0)
+                for number in few
+                if number in mine and number in left
             ]
         heapify(branch.heap)
 
@@ -231,6 +265,8 @@ class Queue:
             leaf.place = place
         self._where[session_id] = (line, entry, leaf)
         line.members[session_id] = None
+        counts = leaf.root.counts
+        counts[line.number] = counts.get(line.number, 0) + 1
         if not line.untold:
             self._fresh[line.number] = line
         line.untold.append(session_id)
@@ -284,6 +320,11 @@ class Queue:
 def paths(order: Order, owner: Owner) -> tuple[Level, ...]:
     """The levels whose use an order compares for an owner; none if it compares none."""
     return order.path(owner) if isinstance(order, Sharing) else ()
+
+
+def _may_start(branch: Branch, left: Mapping[int, int]) -> bool:
+    """Whether an owner has sessions in lines that are left; one with owners below it is taken to have some."""
+    return bool(branch.below) or not left.keys().isdisjoint(branch.entries.keys())
 
 
 def _clear(branch: Branch) -> None:

@@ -192,6 +192,8 @@ class _Drawn:
 
     def _draw(self, ran: float) -> float:
         longer = [one for one in self._ordered if one > ran]
+        if not self._ordered:
+            return math.inf  # nothing is known: only time limits end anything
         # Longer than all before: as long again is the best guess for heavy tails.
         return self._chance.choice(longer) if longer else 2.0 * ran
 

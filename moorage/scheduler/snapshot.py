@@ -66,7 +66,7 @@ class WaitingSession:
     """A session in the queue. Several kernels are a gang: all of them start or none.
 
     `avoid` names nodes that failed it before, `designated` the only nodes allowed (empty: any), `skips` the passes in
-    which others started past it, `unmet` the sessions it still waits for, `time_limit_s` the longest it may run.
+    which others started past it, `unmet` the names of those it waits for, `time_limit_s` the longest it may run.
     """
 
     session_id: str

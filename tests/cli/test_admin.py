@@ -81,7 +81,7 @@ def test_a_bare_noun_lists(moor: Moor) -> None:
     assert "cpu 1.5, cuda.shares 0.5" in done(moor("limits"))
     listed = done(moor("agents"))
     assert "ALIVE, cordoned" in listed
-    assert "cuda.shares: gpu0 0.5, gpu1 unhealthy" in listed
+    assert "gpu0 0.5, gpu1 unhealthy" in listed
     assert '"items"' in done(moor("agents", "--json"))
 
 

@@ -134,8 +134,8 @@ async def test_a_session_waits_for_those_it_depends_on(engine: AsyncEngine) -> N
     whatever, _ = await a_pending_session(engine, user, after=first, on_dependency_failure="run")
     assert [str(one.row["id"]) for one in await a_pass(engine)] == [first]
     assert {one.session_id: one.unmet for one in (await read_snapshot(engine, "default")).waiting} == {
-        second: (first,),
-        whatever: (first,),
+        second: ("first",),
+        whatever: ("first",),
     }
     await ledger.finish(engine, first, FAILED, actor="workflow")
     [(row, failed)] = await ledger.with_failed_dependencies(engine, "default")

@@ -41,14 +41,14 @@ def test_all_causes_are_told_at_once() -> None:
     )
     found = why(a_waiting("s", cpu=2000, user="ada", project="p"), a_node(used_cpu=3000), tenants=tenants)
     assert [one.cause for one in found.obstacles] == ["concurrency-limit", "slot-limit", "no-room", "slot:cpu"]
-    assert found.change == "waits for quota: user ada runs 1 of 1 sessions"
+    assert found.change.endswith("or the limit were higher (waits for quota: user ada runs 1 of 1 sessions)")
 
 
 def test_shares_in_parts_of_several_devices_are_told_apart() -> None:
     devices = tuple(DeviceState(f"g{n}", "cuda.shares", 100, 50) for n in range(2))
     found = why(a_waiting("s", slots={"cuda.shares": 60}), a_node(devices=devices))
     shares = next(one for one in found.obstacles if one.cause == "slot:cuda.shares")
-    assert shares.message.endswith("100 is free on one node, but in parts of several devices")
+    assert shares.message.endswith("1 is free on one node, but in parts of several devices")
 
 
 @pytest.mark.parametrize("order", ["fifo", "lifo", "priority", "drf", "fair-share"])
