@@ -307,7 +307,11 @@ class Planner:
 
     def _weight(self, level: Level) -> float:
         scope, name = level
-        return self.tenants.weight(level, (scope, name.split("@")[0]))
+        return self.tenants.weight(level, (scope, name.rpartition("@")[0] or name))
+
+
+# How many of the highest ranked are tried when looking for whom others make way.
+_RANKS_TRIED = 8
 
 
 class _Pass:
@@ -340,6 +344,7 @@ class _Pass:
         room.cursor = planner.cursor
         self._keep_holds()
         self._look_at_all()
+        self._make_way_for_rank()
         refusals = self._refuse()
         skipped = (self.head.session_id,) if self.head is not None and self.passed_head else ()
         return Decisions(
@@ -495,6 +500,24 @@ class _Pass:
         self.preemptions.append(Preemption(found.victims, hold))
         self._keep(hold, session)
         return True
+
+    def _make_way_for_rank(self) -> None:
+        """One that is not the head may have others stopped too, if its job priority is above the head's."""
+        if self.policy.preemption is PreemptionMode.OFF or self.preemptions or self.policy.head is Head.STRICT:
+            return
+        planner = self.planner
+        rank = self.head.job_priority if self.head is not None else 0
+        higher = [
+            one
+            for one in planner.waiting.values()
+            if one.job_priority > rank and one.session_id not in self.placed and one.session_id in planner.queue
+        ]
+        higher.sort(key=lambda one: (-one.job_priority, -one.priority, one.submitted, one.session_id))
+        for session in higher[:_RANKS_TRIED]:
+            line = planner.queue.line(session.session_id)
+            free_to_start = session.session_id not in self.held_for and line.shape.possible
+            if free_to_start and limit(line.tenants, line.shape.total) is None and self._preempt(session, line.shape):
+                return
 
     def _held_on(self, row: int) -> Iterable[preempt.Held]:
         return self.planner.on_row.get(row, {}).values()

@@ -1,4 +1,4 @@
-"""Which running sessions make way for the head of the queue: those of lower job priority, and of them the least."""
+"""Which running sessions make way for one that waits: those of lower job priority, and of them the least."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from moorage.scheduler.decide import decide
 from moorage.scheduler.snapshot import (
     Decisions,
+    Head,
     Hold,
     Policy,
     PreemptionMode,
@@ -104,3 +105,18 @@ def test_a_gang_has_room_made_for_all_its_kernels() -> None:
     [preemption] = decide(Snapshot(1000.0, nodes, (gang,), running), POLICY).preemptions
     assert preemption.victims == ("a", "b")
     assert sorted(preemption.hold.kernels.values()) == ["n1", "n2"]
+
+
+def test_others_make_way_for_a_higher_rank_that_is_not_the_head() -> None:
+    ranked = a_waiting("ranked", cpu=2000, mem=0, submitted=9.0, job_priority=7)
+    decisions = run(runs("a", 4000, job=6), behind=(ranked,))
+    assert victims(decisions) == ["a"], "the head's own rank is not enough, that of the one behind it is"
+    assert decisions.preemptions[0].hold.session_id == "ranked"
+
+
+def test_nobody_behind_a_strict_head_has_others_stopped() -> None:
+    ranked = a_waiting("ranked", cpu=2000, mem=0, submitted=9.0, job_priority=7)
+    head = a_waiting("head", cpu=2000, mem=0, job_priority=5)
+    strict = replace(POLICY, head=Head.STRICT)
+    node = a_node("n1", cpu=4000, used_cpu=4000)
+    assert decide(Snapshot(1000.0, (node,), (head, ranked), (runs("a", 4000, job=6),)), strict).preemptions == ()
