@@ -113,7 +113,7 @@ async def check_pending(connection: AsyncConnection, who: Principal, slots: Slot
     asked = {name: amount * kernels for name, amount in slots.items()}
     for row in rows.mappings().all():
         scope = Scope(row["scope"])
-        now, held = await _pending(connection, scope, who)
+        now, held = await _pending(connection, scope, who, row["max_pending_slots"])
         if row["max_pending"] is not None and now + 1 > row["max_pending"]:
             data = {"limit": row["max_pending"], "now": now, "asked": 1}
             words = f"{now} sessions wait already; at most {row['max_pending']} are allowed"
@@ -170,26 +170,27 @@ def _owner(who: Principal) -> dict[str, str]:
     }
 
 
-async def _pending(connection: AsyncConnection, scope: Scope, who: Principal) -> tuple[int, Slots]:
-    """(waiting sessions, their slots over all kernels)."""
-    values = {
-        "keypair": who.access_key,
-        "user_id": who.user_id,
-        "project_id": who.project_id,
-        "domain": who.domain,
-    }
-    rows = await connection.execute(
-        text(
-            "WITH p AS (SELECT s.slots, s.cluster_size FROM sessions s"
-            f" WHERE s.status = 'PENDING' AND {_PENDING[scope]})"
-            " SELECT (SELECT count(*) FROM p) AS n, (SELECT jsonb_object_agg(slot, amount) FROM"
-            " (SELECT w.key AS slot, sum(w.value::bigint * p.cluster_size)::bigint AS amount"
-            " FROM p, jsonb_each_text(p.slots) w GROUP BY w.key) AS each_slot) AS held"
-        ),
-        values,
+async def _pending(
+    connection: AsyncConnection, scope: Scope, who: Principal, slots: Iterable[str]
+) -> tuple[int, Slots]:
+    """(waiting sessions, what they ask of these slots over all kernels)."""
+    names = dict(enumerate(slots))
+    sums = "".join(
+        f", COALESCE(sum((s.slots ->> :slot{number})::bigint * s.cluster_size), 0)::bigint AS held{number}"
+        for number in names
     )
-    row = rows.one()
-    return int(row.n), dict(row.held or {})
+    rows = await connection.execute(
+        text(f"SELECT count(*) AS n{sums} FROM sessions s WHERE s.status = 'PENDING' AND {_PENDING[scope]}"),
+        {
+            "keypair": who.access_key,
+            "user_id": who.user_id,
+            "project_id": who.project_id,
+            "domain": who.domain,
+            **{f"slot{number}": name for number, name in names.items()},
+        },
+    )
+    row = rows.mappings().one()
+    return int(row["n"]), {name: row[f"held{number}"] for number, name in names.items()}
 
 
 def _words(slot: str, data: Mapping[str, Any]) -> str:

@@ -226,6 +226,16 @@ async def test_a_removed_group_is_gone_until_it_is_made_again(gateway: Gateway) 
     assert (await a_group(gateway))["options"]["head"] == "easy"
 
 
+async def test_no_session_slips_into_a_group_while_it_is_removed(gateway: Gateway) -> None:
+    await a_group(gateway)
+    asked = [gateway.submit(resource_group="gpu") for _ in range(10)]
+    answers = await asyncio.gather(*asked[:5], gateway.ask("DELETE", "/resource-group/gpu"), *asked[5:])
+    removal = answers.pop(5)
+    admitted = sum(answer.status_code == 201 for answer in answers)
+    assert {answer.status_code for answer in answers} <= {201, 400}
+    assert (removal.status_code == 204) == (admitted == 0)
+
+
 # ---- nodes
 
 
