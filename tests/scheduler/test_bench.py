@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from moorage.cli.bench_schedule import schedule
+from moorage.cli.bench.schedule import schedule
 
 app = typer.Typer()
 app.command()(schedule)
