@@ -73,8 +73,8 @@ async def _connect(settings: Settings, converter: temporalio.converter.DataConve
 def workflow_runner() -> SandboxedWorkflowRunner:
     """The sandbox with the kernel passed through: reloading its frozen dataclasses for each run costs 200 ms.
 
-    What is not passed through is loaded for each run, so its bytecode must lie ready: compiling it each time costs 8 ms,
-    and with PYTHONDONTWRITEBYTECODE nobody else would keep it.
+    What is not passed through is loaded for each run, so its bytecode must lie ready: compiling it costs 8 ms, and with
+    PYTHONDONTWRITEBYTECODE nobody else would keep it.
     """
     for module in ("workflows.session", "workflows.agent", "workflows.scheduler", "workflows.options"):
         spec = find_spec(module)
