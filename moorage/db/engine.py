@@ -33,7 +33,10 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
 
     Without SQLAlchemy's transaction and row objects a read costs the API a quarter of the processor time.
     """
-    pooled = await engine.raw_connection()
+    try:
+        pooled = await engine.raw_connection()
+    except engine.dialect.loaded_dbapi.Error as error:  # a refused connection, in SQLAlchemy's own disguise
+        raise error.__cause__ or error from None
     try:
         yield pooled.driver_connection
     except BaseException:

@@ -47,8 +47,12 @@ async def _nothing(connection: asyncpg.Connection) -> None:
 
 
 def _shown(row: Mapping[str, Any], link: str) -> dict[str, Any]:
-    shown = {key: _value(value) for key, value in row.items() if key not in ("slots", "total")}
-    return {**shown, "slots": json.loads(row["slots"]), "links": {"temporal": f"{link}{row['id']}"}}
+    shown = {key: _value(value) for key, value in row.items() if key not in (*_JSON, "total")}
+    held = {key: json.loads(row[key]) for key in _JSON if key in row}
+    return {**shown, **held, "links": {"temporal": f"{link}{row['id']}"}}
+
+
+_JSON = ("slots", "kernels", "dependencies")
 
 
 def _value(value: Any) -> Any:
