@@ -18,12 +18,12 @@ from moorage import log, plugins
 from moorage.contracts.activities import Assignment, Cancel, Preempt, SchedulerInput
 from moorage.db import groups, ledger, passes
 from moorage.db.engine import CONNECTION_LOST, listening
-from moorage.db.snapshots import read_snapshot
+from moorage.db.snapshots import View
 from moorage.domain.session import Reason
-from moorage.scheduler.decide import decide
 from moorage.scheduler.order import Sharing
+from moorage.scheduler.planner import Planner
 from moorage.scheduler.simulate import expected_start
-from moorage.scheduler.snapshot import Decisions, Policy, PreemptionMode, Snapshot
+from moorage.scheduler.snapshot import Decisions, Policy, PreemptionMode, Refusal, Snapshot
 from moorage.seal import Seal
 from moorage.session_start import session_input, start_session
 
@@ -44,10 +44,10 @@ class Scheduling:
     """The loop, registered as `schedule.<policy>` for each policy, built in or plugged in."""
 
     def __init__(self, engine: AsyncEngine, database_url: str, client: Client, seal: Seal) -> None:
-        self._engine = engine
+        self.engine = engine
         self._database_url = database_url
         self._client = client
-        self._seal = seal
+        self.seal = seal
         self._signals = asyncio.Semaphore(_SIGNALS_AT_ONCE)
         self._orders = plugins.orders()
         self._selectors = plugins.selectors()
@@ -72,11 +72,11 @@ class Scheduling:
         figures = {"epoch": 0.0, "passes": 0.0, "waiting": 0.0, "placed": 0.0, "last_pass_ms": 0.0}
         beat = asyncio.create_task(_heartbeats(figures))
         try:
-            figures["epoch"] = await ledger.take_epoch(self._engine, group)
+            figures["epoch"] = await ledger.take_epoch(self.engine, group)
             async with listening(self._database_url, ledger.SCHEDULER_CHANNEL) as woken, asyncio.TaskGroup() as beside:
                 loop = _Loop(self, group, int(figures["epoch"]), figures, beside)
                 while True:
-                    policy = await groups.policy_in_force(self._engine, group)
+                    policy = await groups.policy_in_force(self.engine, group)
                     if policy is None:
                         return ""
                     if policy.order != order:
@@ -88,8 +88,8 @@ class Scheduling:
         finally:
             beat.cancel()
 
-    def decide(self, snapshot: Snapshot, policy: Policy) -> Decisions:
-        return decide(snapshot, policy, orders=self._orders, selectors=self._selectors)
+    def planner(self, snapshot: Snapshot, policy: Policy) -> Planner:
+        return Planner(snapshot, policy, orders=self._orders, selectors=self._selectors)
 
     async def assign(self, placed: ledger.Assigned) -> None:
         await self._tell(placed.row, "assigned", Assignment(placed.row["attempt"], placed.kernels))
@@ -99,7 +99,7 @@ class Scheduling:
 
     async def preempt(self, victim: ledger.Victim) -> None:
         words = f"its room is needed by {victim.for_name} ({victim.for_session[:8]}), which has a higher job priority"
-        row = await ledger.start_row(self._engine, victim.session_id)
+        row = await ledger.start_row(self.engine, victim.session_id)
         await self._tell(row, "preempt", Preempt(victim.attempt, victim.requeue, words))
 
     async def _tell(self, row: Any, signal: str, message: object) -> None:
@@ -118,11 +118,15 @@ class _Loop:
         self, scheduling: Scheduling, group: str, epoch: int, figures: dict[str, float], beside: asyncio.TaskGroup
     ) -> None:
         self._scheduling = scheduling
-        self._engine = scheduling._engine
+        self._engine = scheduling.engine
         self._group = group
         self._epoch = epoch
         self._figures = figures
         self._beside = beside
+        self._view: View | None = None
+        self._planner: Planner | None = None
+        self._noted: dict[str, Refusal] = {}
+        self._unmet: set[str] = set()
         self._causes: Counter[str] = Counter()
         self._estimated_at = 0.0
         self._estimating: asyncio.Task[None] | None = None
@@ -130,20 +134,33 @@ class _Loop:
     async def turn(self, policy: Policy) -> None:
         """One pass, and whoever must hear of it is told."""
         began = time.perf_counter()
-        shares = isinstance(plugins.orders()[policy.order], Sharing)
-        half_life_s = policy.half_life_s if shares else None
-        snapshot = await read_snapshot(self._engine, self._group, half_life_s=half_life_s)
-        if snapshot.waiting:
-            await self._pass(snapshot, policy, began)
-        self._figures["waiting"] = len(snapshot.waiting)
-        for one in await ledger.scheduled_but_silent(self._engine, self._group, _SILENT_S, self._scheduling._seal):
+        planner, now = await self._up_to_date(policy)
+        self._figures["waiting"] = len(planner.waiting)
+        if planner.waiting:
+            await self._pass(planner, now, began)
+        for one in await ledger.scheduled_but_silent(self._engine, self._group, _SILENT_S, self._scheduling.seal):
             self._beside.create_task(self._scheduling.assign(one))
 
-    async def _pass(self, snapshot: Snapshot, policy: Policy, began: float) -> None:
-        decisions = await asyncio.to_thread(self._scheduling.decide, snapshot, policy)
-        requeue = policy.preemption is PreemptionMode.REQUEUE
+    async def _up_to_date(self, policy: Policy) -> tuple[Planner, float]:
+        """Read whole at first and under another policy, else only what changed."""
+        if self._planner is not None and self._view is not None and self._planner.policy == policy:
+            now, changes = await self._view.changes()
+            self._unmet -= {*changes.removed_waiting, *(one.session_id for one in changes.waiting)}
+            self._unmet |= {one.session_id for one in changes.waiting if one.unmet}
+            await asyncio.to_thread(self._planner.apply, changes)
+            return self._planner, now
+        shares = isinstance(plugins.orders()[policy.order], Sharing)
+        self._view = View(self._engine, self._group, half_life_s=policy.half_life_s if shares else None)
+        snapshot = await self._view.whole()
+        self._unmet = {one.session_id for one in snapshot.waiting if one.unmet}
+        self._planner = await asyncio.to_thread(self._scheduling.planner, snapshot, policy)
+        return self._planner, snapshot.now
+
+    async def _pass(self, planner: Planner, now: float, began: float) -> None:
+        decisions = await asyncio.to_thread(planner.decide, now)
+        requeue = planner.policy.preemption is PreemptionMode.REQUEUE
         placed = await ledger.commit_decisions(
-            self._engine, self._group, self._epoch, decisions, self._scheduling._seal, requeue_victims=requeue
+            self._engine, self._group, self._epoch, decisions, self._scheduling.seal, requeue_victims=requeue
         )
         for one in placed:
             self._beside.create_task(self._scheduling.assign(one))
@@ -151,28 +168,46 @@ class _Loop:
         self._figures["passes"] += 1
         self._figures["placed"] += len(placed)
         self._figures["last_pass_ms"] = took_ms
-        await ledger.note_refusals(self._engine, decisions.refusals)
-        if snapshot.holds or decisions.preemptions:
-            for victim in await ledger.victims(self._engine, self._group):
-                self._beside.create_task(self._scheduling.preempt(victim))
-        if any(session.unmet for session in snapshot.waiting):
-            for row, failed in await ledger.with_failed_dependencies(self._engine, self._group):
-                words = f"session {failed}, on which it depends, did not succeed"
-                self._beside.create_task(self._scheduling.cancel(row, Reason.DEPENDENCY_FAILED, words))
+        await self._note(decisions.refusals)
+        await self._tell_others(planner, decisions)
         causes = Counter(str(refusal.cause) for refusal in decisions.refusals)
         if placed or decisions.preemptions or causes != self._causes:
             self._causes = causes
+            seen = planner.snapshot()
             await passes.keep(
-                self._engine, self._group, self._epoch, snapshot, policy, decisions, placed=len(placed), took_ms=took_ms
+                self._engine,
+                self._group,
+                self._epoch,
+                seen,
+                planner.policy,
+                decisions,
+                placed=len(placed),
+                took_ms=took_ms,
             )
-        self._estimate(snapshot, policy)
+        self._estimate(planner)
 
-    def _estimate(self, snapshot: Snapshot, policy: Policy) -> None:
+    async def _note(self, refusals: Sequence[Refusal]) -> None:
+        """Why each waits, where that is not what was written last."""
+        noted = {refusal.session_id: refusal for refusal in refusals}
+        await ledger.note_refusals(self._engine, [one for one in refusals if self._noted.get(one.session_id) != one])
+        self._noted = noted
+
+    async def _tell_others(self, planner: Planner, decisions: Decisions) -> None:
+        """Those who must make way, and those whose dependency has failed: again and again until they have gone."""
+        if planner.holds or decisions.preemptions:
+            for victim in await ledger.victims(self._engine, self._group):
+                self._beside.create_task(self._scheduling.preempt(victim))
+        if self._unmet:
+            for row, failed in await ledger.with_failed_dependencies(self._engine, self._group):
+                words = f"session {failed}, on which it depends, did not succeed"
+                self._beside.create_task(self._scheduling.cancel(row, Reason.DEPENDENCY_FAILED, words))
+
+    def _estimate(self, planner: Planner) -> None:
         """Now and then, beside the passes: when will those start that have waited for a while?"""
         busy = self._estimating is not None and not self._estimating.done()
         if not busy and time.monotonic() - self._estimated_at > _ESTIMATE_EVERY_S:
             self._estimated_at = time.monotonic()
-            self._estimating = self._beside.create_task(self._estimate_some(snapshot, policy))
+            self._estimating = self._beside.create_task(self._estimate_some(planner.snapshot(), planner.policy))
 
     async def _estimate_some(self, snapshot: Snapshot, policy: Policy) -> None:
         try:

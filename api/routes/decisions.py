@@ -119,7 +119,7 @@ async def _seen(parts: Parts, group: Mapping[str, Any]) -> Snapshot:
     policy = groups.policy_of(group)
     shares = isinstance(orders().get(policy.order), Sharing)
     half_life_s = policy.half_life_s if shares else None
-    return await read_snapshot(parts.engine, group["name"], half_life_s=half_life_s, even_if_empty=True)
+    return await read_snapshot(parts.engine, group["name"], half_life_s=half_life_s)
 
 
 def _utc(moment: datetime) -> datetime:

@@ -19,8 +19,7 @@ SESSION_CHANNEL = "moorage_session"
 _S = SessionStatus
 # A node that failed a session is avoided while another has room; the last few are remembered.
 _REMEMBERED_FAILURES = 5
-# The numbers in why a session waits change with each pass; only so many rows are written for that.
-_SHOWN_IN_FULL = 100
+_NOTED_AT_ONCE = 5000
 
 
 class StaleEpoch(Exception):
@@ -144,23 +143,19 @@ async def scheduled_but_silent(
 
 
 async def note_refusals(engine: AsyncEngine, refusals: Sequence[Refusal]) -> None:
-    """Keeps why sessions wait: words with numbers for the first ones, else what kind of cause, if that changed."""
-    rows = [
-        {"id": refusal.session_id, "cause": str(refusal.cause), "why": refusal.message, "first": n < _SHOWN_IN_FULL}
-        for n, refusal in enumerate(refusals)
-    ]
-    if not rows:
-        return
-    async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "UPDATE sessions s SET waiting_because = w.why, waiting_cause = w.cause"
-                " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w(id uuid, cause text, why text, first boolean)"
-                " WHERE s.id = w.id AND s.status = 'PENDING'"
-                " AND (s.waiting_cause <> w.cause OR (w.first AND s.waiting_because <> w.why))"
-            ),
-            {"rows": json.dumps(rows)},
-        )
+    """Keeps why sessions wait, in words."""
+    rows = [{"id": one.session_id, "cause": str(one.cause), "why": one.message} for one in refusals]
+    for first in range(0, len(rows), _NOTED_AT_ONCE):
+        async with engine.begin() as connection:
+            await connection.execute(
+                text(
+                    "UPDATE sessions s SET waiting_because = w.why, waiting_cause = w.cause"
+                    " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w(id uuid, cause text, why text)"
+                    " WHERE s.id = w.id AND s.status = 'PENDING'"
+                    " AND (s.waiting_cause <> w.cause OR s.waiting_because <> w.why)"
+                ),
+                {"rows": json.dumps(rows[first : first + _NOTED_AT_ONCE])},
+            )
 
 
 async def move(

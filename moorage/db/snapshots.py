@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import text
@@ -11,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.domain.resources import Slots
 from moorage.scheduler.snapshot import (
+    Changes,
     ClusterMode,
     DeviceState,
     Hold,
@@ -42,28 +45,30 @@ _WAITING = (
     f" extract(epoch FROM s.not_before)::float8 AS not_before, {_LIMIT_S}, s.skips, s.job_priority, s.preemptible,"
     " (SELECT array_agg(k.id::text ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
     f" w.unmet{_OWNED} LEFT JOIN LATERAL ({_UNMET}) w ON true"
-    " WHERE s.status = 'PENDING' AND s.resource_group = :group ORDER BY s.priority DESC, s.created_at LIMIT :limit"
+    " WHERE s.status = 'PENDING' AND s.resource_group = :group"
 )
 _NODES = (
     "SELECT a.id, a.architecture, a.images, c.slot, c.offered, c.used FROM agents a"
     " JOIN agent_slots c ON c.agent_id = a.id"
-    " WHERE a.resource_group = :group AND a.status = 'ALIVE' AND a.schedulable"
+    " WHERE a.resource_group = :group AND a.status = 'ALIVE' AND a.schedulable AND (:all OR a.id = ANY(:some))"
 )
 _DEVICES = (
     "SELECT d.agent_id, d.device_id, d.slot, d.total, d.used, d.numa, d.healthy, d.model FROM devices d"
     " JOIN agents a ON a.id = d.agent_id"
-    " WHERE a.resource_group = :group AND a.status = 'ALIVE' AND a.schedulable ORDER BY d.agent_id, d.device_id"
+    " WHERE a.resource_group = :group AND a.status = 'ALIVE' AND a.schedulable AND (:all OR a.id = ANY(:some))"
+    " ORDER BY d.agent_id, d.device_id"
 )
 _RUNNING = (
     "SELECT s.id::text, a.kernel_id::text, a.agent_id, jsonb_object_agg(a.slot, a.amount) AS slots,"
     f" extract(epoch FROM min(a.allocated_at))::float8 AS since, {_OWNER}, s.priority, s.job_priority, s.preemptible,"
     f" {_LIMIT_S}, s.status = 'TERMINATING' AS leaving{_OWNED} JOIN allocations a ON a.session_id = s.id"
-    " WHERE a.released_at IS NULL AND a.fenced_at IS NULL AND s.resource_group = :group"
+    " WHERE a.released_at IS NULL AND a.fenced_at IS NULL AND s.resource_group = :group{some}"
     " GROUP BY s.id, a.kernel_id, a.agent_id, u.email, p.name ORDER BY s.id, a.kernel_id"
 )
 _HELD_DEVICES = (
     "SELECT d.kernel_id::text, jsonb_object_agg(d.device_id, d.amount) AS devices FROM device_allocations d"
-    " JOIN agents a ON a.id = d.agent_id WHERE d.released_at IS NULL AND a.resource_group = :group GROUP BY d.kernel_id"
+    " JOIN kernels k ON k.id = d.kernel_id JOIN sessions s ON s.id = k.session_id"
+    " WHERE d.released_at IS NULL AND s.resource_group = :group{some} GROUP BY d.kernel_id"
 )
 _HOLDS = (
     "SELECT session_id::text, kernels, victims::text[], extract(epoch FROM until)::float8 AS until FROM holds"
@@ -89,48 +94,140 @@ _DECAYED = (
 )
 
 
-async def read_snapshot(
-    engine: AsyncEngine,
-    resource_group: str,
-    *,
-    half_life_s: float | None = None,
-    limit: int = 200_000,
-    even_if_empty: bool = False,
-) -> Snapshot:
+_MOMENT = "SELECT extract(epoch FROM now())::float8 AS now, pg_snapshot_xmin(pg_current_snapshot())::text AS xmin"
+# Of sessions: themselves, what they hold, and those that wait for them. Of nodes: their rows, slots and devices.
+_CHANGED_SESSIONS = (
+    "SELECT s.id::text FROM sessions s WHERE s.resource_group = :group AND s.revision >= CAST(:since AS xid8)"
+    " UNION SELECT s.id::text FROM allocations a JOIN sessions s ON s.id = a.session_id"
+    " WHERE s.resource_group = :group AND a.revision >= CAST(:since AS xid8)"
+    " UNION SELECT s.id::text FROM sessions t JOIN session_dependencies d ON d.depends_on = t.id"
+    " JOIN sessions s ON s.id = d.session_id WHERE t.revision >= CAST(:since AS xid8) AND s.resource_group = :group"
+)
+_CHANGED_NODES = (
+    "SELECT a.id FROM agents a WHERE a.revision >= CAST(:since AS xid8)"
+    " UNION SELECT agent_id FROM agent_slots WHERE revision >= CAST(:since AS xid8)"
+    " UNION SELECT agent_id FROM devices WHERE revision >= CAST(:since AS xid8)"
+)
+# Past use changes slowly, and what is held counts at once.
+_DECAY_EVERY_S = 15.0
+
+
+async def read_snapshot(engine: AsyncEngine, resource_group: str, *, half_life_s: float | None = None) -> Snapshot:
     """The group's nodes, queue, running sessions, tenants and holds at one moment, by the database's clock.
 
-    Past use is read only where a `half_life_s` is given. A queue beyond `limit` is cut behind its first ones. If
-    nobody waits, the rest is read only `even_if_empty`.
+    Past use is read only where a `half_life_s` is given.
     """
-    async with engine.connect() as connection:
-        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        now = float(
-            (await connection.execute(text("SELECT extract(epoch FROM now())::float8"))).scalar_one()  # also the start
-        )
-        of_group = {"group": resource_group}
-        waiting = await _rows(connection, _WAITING, {**of_group, "limit": limit})
-        if not waiting and not even_if_empty:
-            return Snapshot(now, (), ())
-        nodes = _nodes(await _rows(connection, _NODES, of_group), await _rows(connection, _DEVICES, of_group))
-        holds = await _rows(connection, _HOLDS, of_group)
-        victims = {victim for hold in holds for victim in hold["victims"]}
-        running = _running(
-            await _rows(connection, _RUNNING, of_group), await _rows(connection, _HELD_DEVICES, of_group), victims
-        )
-        decayed = (
-            await _rows(connection, _DECAYED, {**of_group, "half_life": half_life_s}) if half_life_s is not None else []
-        )
-        tenants = _tenants(await _rows(connection, _LIMITS, {}), await _rows(connection, _HELD, {}), decayed)
-        cursor = await connection.execute(text("SELECT cursor FROM resource_groups WHERE name = :group"), of_group)
-        return Snapshot(
-            now=now,
+    return await View(engine, resource_group, half_life_s=half_life_s).whole()
+
+
+class View:
+    """A resource group as a planner keeps it: read whole once, then only what has changed since."""
+
+    def __init__(self, engine: AsyncEngine, resource_group: str, *, half_life_s: float | None = None) -> None:
+        self._engine = engine
+        self._group = resource_group
+        self._half_life_s = half_life_s
+        self._since = 0
+        self._waiting: set[str] = set()
+        self._running: set[str] = set()
+        self._nodes: set[str] = set()
+        self._victims: set[str] = set()
+        self._tenants: dict[tuple[Scope, str], TenantState] = {}
+        self._decayed: list[Mapping[str, Any]] = []
+        self._decayed_at = -math.inf
+
+    async def whole(self) -> Snapshot:
+        async with self._look() as (connection, now):
+            holds = await self._read_holds(connection)
+            nodes = await self._read_nodes(connection, None)
+            waiting, running = await self._read_sessions(connection, None)
+            tenants = await self._read_tenants(connection, now)
+            cursor = await self._read_cursor(connection)
+        self._nodes = {node.agent_id for node in nodes}
+        self._waiting = {one.session_id for one in waiting}
+        self._running = {one.session_id for one in running}
+        self._tenants = {(tenant.scope, tenant.name): tenant for tenant in tenants}
+        return Snapshot(now, nodes, waiting, running, tenants, holds, cursor)
+
+    async def changes(self) -> tuple[float, Changes]:
+        """(now, what is different since the last look)."""
+        before, victims_before = self._since, self._victims
+        async with self._look() as (connection, now):
+            holds = await self._read_holds(connection)
+            since = {"group": self._group, "since": before}
+            ids = set((await connection.execute(text(_CHANGED_SESSIONS), since)).scalars())
+            ids |= victims_before ^ self._victims
+            waiting, running = await self._read_sessions(connection, sorted(ids)) if ids else ((), ())
+            agents = set((await connection.execute(text(_CHANGED_NODES), {"since": before})).scalars())
+            nodes = await self._read_nodes(connection, sorted(agents)) if agents else ()
+            tenants = await self._read_tenants(connection, now)
+            cursor = await self._read_cursor(connection)
+        there = {node.agent_id for node in nodes}
+        now_waiting = {one.session_id for one in waiting}
+        now_running = {one.session_id for one in running}
+        changes = Changes(
             nodes=nodes,
-            waiting=tuple(_waiting(row) for row in waiting),
+            removed_nodes=tuple(sorted((agents & self._nodes) - there)),
+            waiting=waiting,
+            removed_waiting=tuple(sorted((ids & self._waiting) - now_waiting)),
             running=running,
-            tenants=tenants,
-            holds=tuple(Hold(row["session_id"], row["kernels"], row["until"]) for row in holds),
-            cursor=str(cursor.scalar_one_or_none() or ""),
+            removed_running=tuple(sorted((ids & self._running) - now_running)),
+            tenants=self._different(tenants),
+            holds=holds,
+            cursor=cursor,
         )
+        self._nodes = (self._nodes - agents) | there
+        self._waiting = (self._waiting - ids) | now_waiting
+        self._running = (self._running - ids) | now_running
+        return now, changes
+
+    @asynccontextmanager
+    async def _look(self) -> AsyncIterator[tuple[AsyncConnection, float]]:
+        """One moment of the database, its time, and from where on the next look must look again."""
+        async with self._engine.connect() as connection:
+            await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            row = (await connection.execute(text(_MOMENT))).one()
+            yield connection, float(row.now)
+            self._since = int(row.xmin)
+
+    async def _read_holds(self, connection: AsyncConnection) -> tuple[Hold, ...]:
+        holds = await _rows(connection, _HOLDS, {"group": self._group})
+        self._victims = {victim for hold in holds for victim in hold["victims"]}
+        return tuple(Hold(row["session_id"], row["kernels"], row["until"]) for row in holds)
+
+    async def _read_nodes(self, connection: AsyncConnection, some: Sequence[str] | None) -> tuple[NodeState, ...]:
+        which = {"group": self._group, "all": some is None, "some": list(some or ())}
+        return _nodes(await _rows(connection, _NODES, which), await _rows(connection, _DEVICES, which))
+
+    async def _read_sessions(
+        self, connection: AsyncConnection, some: Sequence[str] | None
+    ) -> tuple[tuple[WaitingSession, ...], tuple[RunningSession, ...]]:
+        condition = "" if some is None else " AND s.id = ANY(CAST(:some AS uuid[]))"
+        which: dict[str, Any] = {"group": self._group} | ({} if some is None else {"some": list(some)})
+        waiting = await _rows(connection, _WAITING + condition, which)
+        kernels = await _rows(connection, _RUNNING.replace("{some}", condition), which)
+        devices = await _rows(connection, _HELD_DEVICES.replace("{some}", condition), which)
+        return tuple(_waiting(row) for row in waiting), _running(kernels, devices, self._victims)
+
+    async def _read_tenants(self, connection: AsyncConnection, now: float) -> tuple[TenantState, ...]:
+        """Owners under a limit with what they hold, and whoever used something where that counts."""
+        if self._half_life_s is not None and now - self._decayed_at > _DECAY_EVERY_S:
+            which = {"group": self._group, "half_life": self._half_life_s}
+            self._decayed, self._decayed_at = await _rows(connection, _DECAYED, which), now
+        limits = await _rows(connection, _LIMITS, {})
+        return _tenants(limits, await _rows(connection, _HELD, {}) if limits else [], self._decayed)
+
+    async def _read_cursor(self, connection: AsyncConnection) -> str:
+        query = text("SELECT cursor FROM resource_groups WHERE name = :group")
+        return str((await connection.execute(query, {"group": self._group})).scalar_one_or_none() or "")
+
+    def _different(self, tenants: Iterable[TenantState]) -> tuple[TenantState, ...]:
+        """New states; whoever is under no limit any more and used nothing has none."""
+        known = {(tenant.scope, tenant.name): tenant for tenant in tenants}
+        gone = [TenantState(scope, name) for scope, name in self._tenants.keys() - known.keys()]
+        different = [tenant for key, tenant in known.items() if self._tenants.get(key) != tenant]
+        self._tenants = known
+        return (*different, *gone)
 
 
 async def _rows(connection: AsyncConnection, query: str, values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -223,7 +320,7 @@ def _tenants(
     slots: dict[tuple[Scope, str], Slots] = defaultdict(lambda: defaultdict(int))
     sessions: dict[tuple[Scope, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for row in held:
-        for key in _scopes(_owner(row)):
+        for key in limit_of.keys() & set(_scopes(_owner(row))):
             slots[key][row["slot"]] += row["amount"]
             sessions[key][row["slot"]] += row["sessions"]
     past: dict[tuple[Scope, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))

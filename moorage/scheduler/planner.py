@@ -6,7 +6,7 @@ import gc
 from bisect import insort
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import cast
 
@@ -22,10 +22,10 @@ from moorage.scheduler.queue import Line, Next, Queue
 from moorage.scheduler.score import SELECTORS, Selector
 from moorage.scheduler.snapshot import (
     Cause,
+    Changes,
     Decisions,
     Head,
     Hold,
-    NodeState,
     Owner,
     Placement,
     Policy,
@@ -38,21 +38,6 @@ from moorage.scheduler.snapshot import (
     TenantState,
     WaitingSession,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What is different since the last pass. A row that is named replaces the one of the same id; holds replace all."""
-
-    nodes: tuple[NodeState, ...] = ()
-    removed_nodes: tuple[str, ...] = ()
-    waiting: tuple[WaitingSession, ...] = ()
-    removed_waiting: tuple[str, ...] = ()
-    running: tuple[RunningSession, ...] = ()
-    removed_running: tuple[str, ...] = ()
-    tenants: tuple[TenantState, ...] = ()
-    holds: tuple[Hold, ...] | None = None
-    cursor: str | None = None
 
 
 class Planner:

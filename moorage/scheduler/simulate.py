@@ -13,9 +13,10 @@ from heapq import heappop, heappush
 from random import Random
 
 from moorage.scheduler.order import ORDERS, Order
-from moorage.scheduler.planner import Changes, Planner
+from moorage.scheduler.planner import Planner
 from moorage.scheduler.score import SELECTORS, Selector
 from moorage.scheduler.snapshot import (
+    Changes,
     Decisions,
     NodeState,
     Owner,

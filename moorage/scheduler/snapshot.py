@@ -196,6 +196,21 @@ class Snapshot:
     cursor: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is different since the last pass. A row that is named replaces the one of the same id; holds replace all."""
+
+    nodes: tuple[NodeState, ...] = ()
+    removed_nodes: tuple[str, ...] = ()
+    waiting: tuple[WaitingSession, ...] = ()
+    removed_waiting: tuple[str, ...] = ()
+    running: tuple[RunningSession, ...] = ()
+    removed_running: tuple[str, ...] = ()
+    tenants: tuple[TenantState, ...] = ()
+    holds: tuple[Hold, ...] | None = None
+    cursor: str | None = None
+
+
 class Cause(StrEnum):
     """Why a session was not placed. The first group is about the session or its owner, the second about nodes."""
 

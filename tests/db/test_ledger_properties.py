@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from moorage.db import ledger, nodes
 from moorage.db.engine import connect
 from moorage.db.invariants import INVARIANTS
-from moorage.db.snapshots import read_snapshot
+from moorage.db.snapshots import View, read_snapshot
 from moorage.domain.session import TERMINAL, Ending, Reason, SessionStatus
 from moorage.scheduler.decide import decide
+from moorage.scheduler.planner import Planner
 from moorage.scheduler.snapshot import Policy
 from moorage.seal import Seal
 from tests.support.builders import GIB, KEYS, a_pending_session, a_user, an_agent
@@ -50,6 +51,10 @@ class Row:
     fenced: int
 
 
+def by_id(rows: Iterable[Any], name: str) -> dict[str, Any]:
+    return {getattr(row, name): row for row in rows}
+
+
 @dataclass
 class Ledger:
     """The calls that the parts of Moorage make, each with what it promises of the one session or node it is about."""
@@ -67,6 +72,8 @@ class Ledger:
         self.epoch = await ledger.take_epoch(self.engine, "default")
         for name in NODES:
             await nodes.register(self.engine, an_agent(name, cpu=2000, mem=4 * GIB))
+        self.view = View(self.engine, "default")
+        self.planner = Planner(await self.view.whole(), Policy())
         for _ in range(2):
             await self.submit(1000, GIB)
         await self.schedule()
@@ -146,6 +153,16 @@ class Ledger:
             for name, query in INVARIANTS.items():
                 assert (await connection.execute(text(query))).scalars().all() == [], name
             assert (await connection.execute(text(OVER_CAPACITY))).all() == []
+        await self.check_what_is_kept_warm()
+
+    async def check_what_is_kept_warm(self) -> None:
+        """Reading only what changed gives what reading all gives."""
+        _, changes = await self.view.changes()
+        self.planner.apply(changes)
+        warm, cold = self.planner.snapshot(), await read_snapshot(self.engine, "default")
+        assert by_id(warm.nodes, "agent_id") == by_id(cold.nodes, "agent_id")
+        assert by_id(warm.waiting, "session_id") == by_id(cold.waiting, "session_id")
+        assert by_id(warm.running, "session_id") == by_id(cold.running, "session_id")
 
     async def _one(self, number: int) -> tuple[str, Row]:
         session_id = self.sessions[number % len(self.sessions)][0]

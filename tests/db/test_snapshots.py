@@ -69,17 +69,11 @@ async def test_devices_are_given_one_by_one_and_come_back_with_the_session(
     assert kernel.kernel_id == kernel_id
     assert sorted(kernel.devices.values()) == [1, 1]
     assert await used_devices(engine) == kernel.devices
-    [running] = (await read_with_one_waiting(engine)).running
+    [running] = (await read_snapshot(engine, "default")).running
     assert running.kernels[0].devices == kernel.devices
     await ledger.finish(engine, session_id, DONE, actor="workflow")
     assert await used_devices(engine) == {}
     assert await violations(database_url) == []
-
-
-async def read_with_one_waiting(engine: AsyncEngine) -> Snapshot:
-    """A snapshot is only read whole when somebody waits."""
-    await a_pending_session(engine, await a_user(engine, "waiting@example.org"), cpu=64_000)
-    return await read_snapshot(engine, "default")
 
 
 async def test_the_database_gives_no_device_twice_and_no_sick_one(engine: AsyncEngine) -> None:
@@ -107,7 +101,7 @@ async def test_shares_of_one_device_never_exceed_it(engine: AsyncEngine, databas
 async def test_a_device_that_a_node_has_no_more_takes_nothing_new(engine: AsyncEngine) -> None:
     await nodes.register(engine, an_agent(devices=GPUS))
     await nodes.register(engine, an_agent(devices=GPUS[:1]))
-    snapshot = await read_with_one_waiting(engine)
+    snapshot = await read_snapshot(engine, "default")
     assert [device.device_id for device in snapshot.nodes[0].devices if device.healthy] == ["gpu0"]
 
 
@@ -121,7 +115,7 @@ async def test_a_gang_is_placed_whole_with_its_names(engine: AsyncEngine, databa
     assert sorted(kernel.agent_id for kernel in assigned.kernels) == ["n1", "n1", "n2", "n2"]
     lost = Ending(SessionStatus.ERROR, Reason.NODE_LOST, "lost", "FAILURE")
     await ledger.finish(engine, session_id, lost, actor="workflow", fenced=["n2"])
-    snapshot = await read_with_one_waiting(engine)
+    snapshot = await read_snapshot(engine, "default")
     assert {node.agent_id: node.used["cpu"] for node in snapshot.nodes} == {"n1": 0, "n2": 2000}
     assert await violations(database_url) == []
 
@@ -155,7 +149,11 @@ async def test_a_met_dependency_lets_go(engine: AsyncEngine) -> None:
 
 async def test_limits_are_counted_over_what_is_held_in_the_whole_cluster(engine: AsyncEngine) -> None:
     await nodes.register(engine, an_agent())
-    await run(engine, "INSERT INTO limits (scope, name, max_sessions) VALUES ('user', 'ada@example.org', 2)")
+    await run(
+        engine,
+        "INSERT INTO limits (scope, name, max_sessions) VALUES ('user', 'ada@example.org', 2),"
+        " ('project', 'default/default', 9)",
+    )
     user = await a_user(engine)
     for _ in range(3):
         await a_pending_session(engine, user)

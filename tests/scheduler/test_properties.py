@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage.scheduler.decide import decide
-from moorage.scheduler.planner import Changes, Planner
-from moorage.scheduler.snapshot import Cause, ClusterMode, Head, Hold, Policy, PreemptionMode, Snapshot
+from moorage.scheduler.planner import Planner
+from moorage.scheduler.snapshot import Cause, Changes, ClusterMode, Head, Hold, Policy, PreemptionMode, Snapshot
 from tests.scheduler import worlds
 
 _many = settings(max_examples=40, deadline=None)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from moorage.scheduler.planner import Changes
 from moorage.scheduler.snapshot import (
+    Changes,
     ClusterMode,
     Decisions,
     DeviceState,

@@ -18,8 +18,9 @@ from moorage.cli import show
 from moorage.scheduler.decide import decide
 from moorage.scheduler.explain import explain
 from moorage.scheduler.order import ORDERS
-from moorage.scheduler.planner import Changes, Planner
+from moorage.scheduler.planner import Planner
 from moorage.scheduler.snapshot import (
+    Changes,
     Decisions,
     NodeState,
     Owner,
