@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,10 +17,21 @@ from moorage.contracts import names
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def temporal() -> AsyncIterator[WorkflowEnvironment]:
-    server = str(Path(sys.executable).parent / "temporal-test-server")
-    async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=server) as environment:
+    async with await _started() as environment:
         await environment.client.operator_service.add_search_attributes(_search_attributes())
         yield environment
+
+
+async def _started() -> WorkflowEnvironment:
+    """Once more if it does not answer: the SDK takes a free port and waits for ever if somebody else took it first."""
+    server = str(Path(sys.executable).parent / "temporal-test-server")
+    for _ in range(3):
+        try:
+            async with asyncio.timeout(20):
+                return await WorkflowEnvironment.start_time_skipping(test_server_existing_path=server)
+        except TimeoutError:
+            continue
+    raise AssertionError("the time-skipping server did not start within a minute")
 
 
 def _search_attributes() -> AddSearchAttributesRequest:
