@@ -51,7 +51,7 @@ def drawn(found: dict[tuple[int, int], dict[str, Any]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
         ' font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{MARGIN}" y="20">A pass by fifo, full (line) and warm (dashed): seconds over waiting sessions</text>',
+        f'<text x="{MARGIN}" y="20">A pass by fifo, full (line), warm (dashed): seconds over waiting sessions</text>',
     ]
     for seconds in (0.001, 0.01, 0.1, 1.0, 10.0):
         height = y(seconds)
