@@ -7,15 +7,17 @@ import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import httpx
 import uvicorn
 from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from api import errors
 from api.auth import Authentication
 from api.changes import Changes
-from api.deps import Parts, authenticate
+from api.deps import OPEN_ROUTES, Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
 from api.routes import agents, cluster, decisions, groups, limits, sessions
@@ -52,7 +54,7 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
         await asyncio.gather(*app.state.parts.tasks, return_exceptions=True)
         await engine.dispose()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Moorage",
         version="0.1.0",
         description="Compute sessions on a cluster, each life one durable workflow.",
@@ -62,10 +64,29 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
         redoc_url=None,
     )
     errors.install(app)
+    _tell_how_to_log_in(app)
     for room in (cluster, sessions, decisions, agents, groups, limits):
         app.include_router(room.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     return app
+
+
+def _tell_how_to_log_in(app: FastAPI) -> None:
+    """The document names both ways, so that clients and the page at /docs can use them."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = made()
+        document.setdefault("components", {})["securitySchemes"] = {
+            "access key": {"type": "http", "scheme": "basic", "description": "access key and secret key"},
+            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login"},
+        }
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["security"] = [] if path in OPEN_ROUTES else [{"access key": []}, {"token": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -59,13 +59,14 @@ def drawn(found: dict[tuple[int, int], dict[str, Any]]) -> str:
         parts.append(f'<text x="{MARGIN - 8}" y="{height + 4}" text-anchor="end">{seconds:g} s</text>')
     for waiting in WAITING:
         parts.append(f'<text x="{x(waiting)}" y="{HEIGHT - MARGIN + 20}" text-anchor="middle">{waiting:,}</text>')
+    lowest = float(HEIGHT)
     for nodes, colour in COLOURS.items():
         for key, dash in (("seconds", "none"), ("warm_seconds", "4 4")):
             points = " ".join(f"{x(waiting)},{y(found[nodes, waiting][key])}" for waiting in WAITING)
             line = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
             parts.append(f'<polyline points="{points}" {line}/>')
-        last = y(found[nodes, WAITING[-1]]["seconds"])
-        parts.append(f'<text x="{WIDTH - 112}" y="{last + 4}" fill="{colour}">{nodes:,} nodes</text>')
+        lowest = min(y(found[nodes, WAITING[-1]]["seconds"]) + 4, lowest - 14)  # names don't cover each other
+        parts.append(f'<text x="{WIDTH - 112}" y="{lowest}" fill="{colour}">{nodes:,} nodes</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -353,3 +353,13 @@ async def test_every_refusal_is_a_problem_with_a_code(gateway: Gateway) -> None:
         answer = await gateway.get(path)
         assert answer.status_code in (400, 404), answer.text
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_documentation_page_loads_nothing_from_elsewhere(gateway: Gateway) -> None:
+    page = await gateway.http.get("/docs")
+    assert page.status_code == 200
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert sources
+    assert [one for one in sources if "//" in one] == []
+    for source in sources:
+        assert (await gateway.http.get(source)).status_code == 200, source
