@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from moorage.domain.resources import format_slot
 from moorage.scheduler.snapshot import Cause, Owner, Policy, Scope, TenantState, WaitingSession
@@ -23,7 +24,8 @@ def barred(session: WaitingSession, policy: Policy, now: float) -> Told | None:
             f"type {session.session_type} is not taken by the resource group (it takes {allowed})",
         )
     if session.not_before > now:
-        return Cause.NOT_YET, f"starts at {session.not_before:.0f} (seconds since 1970) at the earliest"
+        moment = datetime.fromtimestamp(session.not_before, UTC)
+        return Cause.NOT_YET, f"starts at {moment:%Y-%m-%d %H:%M:%S} UTC at the earliest"
     return None
 
 
