@@ -153,14 +153,15 @@ async def keep_estimate(engine: AsyncEngine, resource_group: str, session_id: st
 
 
 async def estimate_error(engine: AsyncEngine, resource_group: str) -> dict[str, Any]:
-    """How good the last estimates were: seconds between p50 and the start, and how many had started by p90 (a second more)."""
+    """How good the last estimates were: seconds from p50 to the start, and how many started by p90 and a second."""
     async with engine.connect() as connection:
         row = (
             await connection.execute(
                 text(
                     "SELECT count(*) AS n, percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(off)) AS median_s,"
                     " percentile_cont(0.9) WITHIN GROUP (ORDER BY abs(off)) AS p90_s,"
-                    " avg((started_at <= p90 + interval '1 second')::int)::float8 AS within FROM (SELECT started_at, p90,"
+                    " avg((started_at <= p90 + interval '1 second')::int)::float8 AS within"
+                    " FROM (SELECT started_at, p90,"
                     " extract(epoch FROM started_at - p50)::float8 AS off FROM estimates"
                     " WHERE resource_group = :group AND started_at IS NOT NULL ORDER BY started_at DESC"
                     " LIMIT :limit) judged"
