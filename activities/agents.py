@@ -55,10 +55,14 @@ class LedgerAgents(AgentActivities):
 
     async def mark_agent_lost(self, agent_id: str) -> int:
         told = await nodes.mark_lost(self._engine, agent_id)
-        lost = NodeLost(agent_id, f"node {agent_id} was lost: no heartbeat for 15 s", time.time() + FENCE_MARGIN_S)
         for session_id in told:
-            await self._lives.tell(session_id, "node_lost", lost)
+            await self._lives.tell(session_id, "node_lost", lost_message(agent_id))
         return len(told)
+
+
+def lost_message(agent_id: str) -> NodeLost:
+    """Said to each session on the node."""
+    return NodeLost(agent_id, f"node {agent_id} was lost: no heartbeat for 15 s", time.time() + FENCE_MARGIN_S)
 
 
 def _exit_of(container: ContainerSeen) -> KernelExit:

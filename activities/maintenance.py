@@ -10,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import WorkflowIDReusePolicy
 
+from activities.agents import lost_message
+from activities.lives import TemporalLives
 from moorage.contracts import names
 from moorage.contracts.activities import MaintenanceActivities
-from moorage.db import groups, ledger, passes
+from moorage.db import groups, ledger, nodes, passes
 from moorage.domain.session import SessionStatus
 from moorage.session_start import session_input, start_scheduler, start_session
 
@@ -24,12 +26,19 @@ class Reaping(MaintenanceActivities):
     def __init__(self, engine: AsyncEngine, client: Client) -> None:
         self._engine = engine
         self._client = client
+        self._lives = TemporalLives(client)
 
     async def reap(self) -> int:
         for group in await groups.index(self._engine):
             await start_scheduler(self._client, group["name"], group["policy"])
         await passes.forget_old(self._engine)
+        await self._tell_stranded()
         return await self._start_missing()
+
+    async def _tell_stranded(self) -> None:
+        """A node may be lost just before its session hears that it was placed there: what was said then was lost."""
+        for session_id, agent_id in await nodes.stranded(self._engine):
+            await self._lives.tell(session_id, "node_lost", lost_message(agent_id))
 
     async def _start_missing(self) -> int:
         rows = await ledger.without_workflow(self._engine, _OLD_ENOUGH_S)

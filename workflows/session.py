@@ -83,7 +83,9 @@ class SessionWorkflow:
 
     @workflow.signal
     def assigned(self, assignment: Assignment) -> None:
-        if self._assignment is None and assignment.attempt >= self._attempt:
+        known = self._assignment.attempt if self._assignment is not None else -1
+        # A newer one may come while the requeue that made room for it is still being recorded here.
+        if assignment.attempt >= self._attempt and assignment.attempt > known:
             self._attempt = assignment.attempt
             self._assignment = assignment
 

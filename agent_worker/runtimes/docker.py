@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -227,7 +228,8 @@ class DockerRuntime(Runtime):
 
     def _list(self, wanted: dict[str, str]) -> list[ContainerSeen]:
         filters = {"label": [*self._ours(), *(f"{label}={value}" for label, value in wanted.items())]}
-        return [self._seen(found) for found in self._client.containers(all=True, filters=filters)]
+        found = self._client.containers(all=True, filters=filters)
+        return [self._seen(one) for one in found if _well_labelled(one["Labels"])]
 
     def _ours(self) -> list[str]:
         """Docker's filter for this agent's containers."""
@@ -284,6 +286,8 @@ class DockerRuntime(Runtime):
                         if event["timeNano"] <= told_ns:
                             continue
                         attributes = event["Actor"]["Attributes"]
+                        if not _well_labelled(attributes):
+                            continue
                         kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
                         state = await self._call(partial(self._final_state, event))
                         told_ns = event["timeNano"]
@@ -369,6 +373,16 @@ def _hang_up(source: list[Any]) -> None:
 
 def _exit(kernel_id: str, attempt: int, state: dict[str, Any]) -> KernelExit:
     return KernelExit(kernel_id, attempt, int(state["ExitCode"]), bool(state.get("OOMKilled")), at=time.time())
+
+
+def _well_labelled(labels: dict[str, str]) -> bool:
+    """What somebody labelled by hand with other words is not ours, and must not stop the reports of what is."""
+    try:
+        uuid.UUID(labels[names.LABEL_SESSION])
+        uuid.UUID(labels[names.LABEL_KERNEL])
+    except ValueError:
+        return False
+    return labels[names.LABEL_ATTEMPT].isdecimal()
 
 
 def _words(error: APIError) -> str:

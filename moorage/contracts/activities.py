@@ -295,9 +295,9 @@ class MaintenanceActivities(ABC):
     @activity.defn
     @abstractmethod
     async def reap(self) -> int:
-        """Rows that are not terminal have a workflow, each resource group has a scheduler, old passes are forgotten.
+        """Rows that are not terminal have a workflow, and each resource group has a scheduler.
 
-        Returns how many sessions' workflows were started.
+        Sessions on lost nodes are told again, old passes are forgotten. Returns how many sessions' workflows were started.
         """
 
 

@@ -189,6 +189,19 @@ async def mark_lost(engine: AsyncEngine, agent_id: str) -> list[str]:
         return [str(row.id) for row in rows]
 
 
+async def stranded(engine: AsyncEngine) -> list[tuple[str, str]]:
+    """(session, lost node) of those that hold room on a node that is lost: what they were told may not have arrived."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text(
+                "SELECT DISTINCT s.id::text, a.id AS agent FROM kernels k JOIN sessions s ON s.id = k.session_id"
+                " JOIN agents a ON a.id = k.agent_id WHERE a.status = 'LOST'"
+                f" AND a.status_changed < now() - interval '10 seconds' AND s.status IN {_EXPECTED} ORDER BY 1, 2"
+            )
+        )
+        return [(row.id, row.agent) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Occupant:
     """A session that holds room on a node; `moves` if it may go on elsewhere."""

@@ -192,3 +192,14 @@ async def test_a_node_of_the_same_name_in_another_cluster_is_left_alone(
     await docker_runtime.create(a_spec(agent_id=agent_id))
     assert await other.containers() == []
     await other.close()
+
+
+@pytest.mark.docker
+async def test_a_container_with_labels_in_other_words_does_not_stop_the_reports(
+    docker_runtime: DockerRuntime, engine_client: docker.APIClient, agent_id: str
+) -> None:
+    spec = a_spec(agent_id=agent_id)
+    odd = {**labels(spec, node_label("moorage", agent_id)), "moorage.attempt": "first", "moorage.kernel": "mine"}
+    engine_client.create_container(IMAGE, command=["true"], labels=odd)
+    await docker_runtime.create(spec)
+    assert [one.kernel_id for one in await docker_runtime.containers()] == [spec.kernel_id]

@@ -173,3 +173,14 @@ async def test_the_past_is_not_rewritten(engine: AsyncEngine) -> None:
     with pytest.raises(DBAPIError, match="not rewritten"):
         async with engine.begin() as connection:
             await connection.execute(text("UPDATE transitions SET message = 'x'"))
+
+
+async def test_who_holds_room_on_a_lost_node_is_found_again(engine: AsyncEngine) -> None:
+    await nodes.register(engine, an_agent())
+    session_id, _ = await a_pending_session(engine, await a_user(engine))
+    await place(engine, await ledger.take_epoch(engine, "default"))
+    await nodes.mark_lost(engine, "n1")
+    assert await nodes.stranded(engine) == [], "it has just been told"
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE agents SET status_changed = now() - interval '1 minute'"))
+    assert await nodes.stranded(engine) == [(session_id, "n1")]

@@ -132,3 +132,17 @@ async def test_a_lost_session_that_may_move_is_first_tried_elsewhere(temporal: W
         assert (requeue.reason, requeue.avoid_agent) == ("node-lost", life.agents[0])
         assert requeue.fenced_agents == [life.agents[0]]
         await life.handle.terminate()
+
+
+async def test_an_assignment_that_comes_while_the_requeue_is_recorded_is_kept(temporal: WorkflowEnvironment) -> None:
+    world = World()
+    async with a_life(temporal, world) as life:
+        world.at_requeue = lambda: life.assign(1)
+        await life.assign()
+        await world.running.wait()
+        world.running.clear()
+        await life.handle.signal("preempt", REQUEUED)
+        await world.running.wait()
+        await life.exit(0, attempt=1)
+        assert await life.handle.result() == "TERMINATED"
+    assert_nothing_is_left(world)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -51,6 +51,7 @@ class World:
     refuses: int = 0
     requeues: list[Requeue] = field(default_factory=list)
     refuses_on: str = ""  # the node that refuses the next create
+    at_requeue: Callable[[], Awaitable[None]] | None = None  # happens between a requeue and its answer
     slow_create: bool = False  # a create ends only after a destroy has come
     destroyed: set[tuple[str, int]] = field(default_factory=set)
     creating: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,6 +124,8 @@ class FakeLedger(SessionActivities):
     @activity.defn
     async def requeue_session(self, requeue: Requeue) -> int:
         self._world.requeues.append(requeue)
+        if self._world.at_requeue is not None:
+            await self._world.at_requeue()
         self._world.requeued.set()
         return requeue.attempt + 1
 
