@@ -297,7 +297,7 @@ class MaintenanceActivities(ABC):
     async def reap(self) -> int:
         """Rows that are not terminal have a workflow, and each resource group has a scheduler.
 
-        Sessions on lost nodes are told again, old passes are forgotten. Returns how many sessions' workflows were started.
+        Sessions on lost nodes are told again, old passes forgotten. Returns how many sessions' workflows were started.
         """
 
 
