@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from moorage import log, plugins
 from moorage.contracts.activities import Assignment, Cancel, Preempt, SchedulerInput
-from moorage.db import groups, ledger, passes
+from moorage.db import groups, ledger, passes, placements
 from moorage.db.engine import CONNECTION_LOST, listening
 from moorage.db.snapshots import View
 from moorage.domain.session import Reason
@@ -72,7 +72,7 @@ class Scheduling:
         figures = {"epoch": 0.0, "passes": 0.0, "waiting": 0.0, "placed": 0.0, "last_pass_ms": 0.0}
         beat = asyncio.create_task(_heartbeats(figures))
         try:
-            figures["epoch"] = await ledger.take_epoch(self.engine, group)
+            figures["epoch"] = await placements.take_epoch(self.engine, group)
             async with listening(self._database_url, ledger.SCHEDULER_CHANNEL) as woken, asyncio.TaskGroup() as beside:
                 loop = _Loop(self, group, int(figures["epoch"]), figures, beside)
                 while True:
@@ -83,7 +83,7 @@ class Scheduling:
                         return policy.order
                     await loop.turn(policy)
                     await _wait_for(woken, group)
-        except* ledger.StaleEpoch as stale:
+        except* placements.StaleEpoch as stale:
             raise ApplicationError(str(stale.exceptions[0]), type="stale-epoch") from None
         finally:
             beat.cancel()
@@ -91,13 +91,13 @@ class Scheduling:
     def planner(self, snapshot: Snapshot, policy: Policy) -> Planner:
         return Planner(snapshot, policy, orders=self._orders, selectors=self._selectors)
 
-    async def assign(self, placed: ledger.Assigned) -> None:
+    async def assign(self, placed: placements.Assigned) -> None:
         await self._tell(placed.row, "assigned", Assignment(placed.row["attempt"], placed.kernels))
 
     async def cancel(self, row: Any, reason: Reason, message: str) -> None:
         await self._tell(row, "cancel", Cancel(reason, "scheduler", message=message))
 
-    async def preempt(self, victim: ledger.Victim) -> None:
+    async def preempt(self, victim: placements.Victim) -> None:
         words = f"its room is needed by {victim.for_name} ({victim.for_session[:8]}), which has a higher job priority"
         row = await ledger.start_row(self.engine, victim.session_id)
         await self._tell(row, "preempt", Preempt(victim.attempt, victim.requeue, words))
@@ -138,7 +138,7 @@ class _Loop:
         self._figures["waiting"] = len(planner.waiting)
         if planner.waiting:
             await self._pass(planner, now, began)
-        for one in await ledger.scheduled_but_silent(self._engine, self._group, _SILENT_S, self._scheduling.seal):
+        for one in await placements.scheduled_but_silent(self._engine, self._group, _SILENT_S, self._scheduling.seal):
             self._beside.create_task(self._scheduling.assign(one))
 
     async def _up_to_date(self, policy: Policy) -> tuple[Planner, float]:
@@ -159,7 +159,7 @@ class _Loop:
     async def _pass(self, planner: Planner, now: float, began: float) -> None:
         decisions = await asyncio.to_thread(planner.decide, now)
         requeue = planner.policy.preemption is PreemptionMode.REQUEUE
-        placed = await ledger.commit_decisions(
+        placed = await placements.commit_decisions(
             self._engine, self._group, self._epoch, decisions, self._scheduling.seal, requeue_victims=requeue
         )
         for one in placed:
@@ -189,16 +189,18 @@ class _Loop:
     async def _note(self, refusals: Sequence[Refusal]) -> None:
         """Why each waits, where that is not what was written last."""
         noted = {refusal.session_id: refusal for refusal in refusals}
-        await ledger.note_refusals(self._engine, [one for one in refusals if self._noted.get(one.session_id) != one])
+        await placements.note_refusals(
+            self._engine, [one for one in refusals if self._noted.get(one.session_id) != one]
+        )
         self._noted = noted
 
     async def _tell_others(self, planner: Planner, decisions: Decisions) -> None:
         """Those who must make way, and those whose dependency has failed: again and again until they have gone."""
         if planner.holds or decisions.preemptions:
-            for victim in await ledger.victims(self._engine, self._group):
+            for victim in await placements.victims(self._engine, self._group):
                 self._beside.create_task(self._scheduling.preempt(victim))
         if self._unmet:
-            for row, failed in await ledger.with_failed_dependencies(self._engine, self._group):
+            for row, failed in await placements.with_failed_dependencies(self._engine, self._group):
                 words = f"session {failed}, on which it depends, did not succeed"
                 self._beside.create_task(self._scheduling.cancel(row, Reason.DEPENDENCY_FAILED, words))
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.domain.session import IDLE, MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
-from moorage.scheduler.snapshot import Decisions, Placement, Preemption, Refusal
 from moorage.seal import Seal
 
 SCHEDULER_CHANNEL = "moorage_scheduler"
@@ -19,143 +17,6 @@ SESSION_CHANNEL = "moorage_session"
 _S = SessionStatus
 # A node that failed a session is avoided while another has room; the last few are remembered.
 _REMEMBERED_FAILURES = 5
-_NOTED_AT_ONCE = 5000
-
-
-class StaleEpoch(Exception):
-    """Another scheduler has taken the resource group over; this one must stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """A session whose placement is committed, with what its workflow needs."""
-
-    row: Mapping[str, Any]
-    kernels: list[KernelSpec]
-
-
-async def take_epoch(engine: AsyncEngine, resource_group: str) -> int:
-    """The next epoch of the group; commits with an older one fail from now on."""
-    async with engine.begin() as connection:
-        result = await connection.execute(
-            text("UPDATE resource_groups SET epoch = epoch + 1 WHERE name = :name RETURNING epoch"),
-            {"name": resource_group},
-        )
-        return int(result.scalar_one())
-
-
-async def commit_decisions(
-    engine: AsyncEngine,
-    resource_group: str,
-    epoch: int,
-    decisions: Decisions,
-    seal: Seal,
-    *,
-    requeue_victims: bool = False,
-) -> list[Assigned]:
-    """Gives each session its slots and devices, if the epoch is current. One that no longer fits is left out, alone.
-
-    Keeps holds, skip counts and the cursor in the same transaction.
-    """
-    assigned: list[Assigned] = []
-    async with engine.begin() as connection:
-        await _check_epoch(connection, resource_group, epoch)
-        agents = {agent_id for placement in decisions.placements for agent_id in placement.kernels.values()}
-        await _lock_slots(connection, agents)
-        for placement in decisions.placements:
-            savepoint = await connection.begin_nested()
-            try:
-                row = await _allocate(connection, placement)
-            except Exception as error:
-                await savepoint.rollback()
-                if "check_violation" in _sqlstate_name(error):
-                    continue
-                raise
-            await savepoint.commit()
-            if row is not None:
-                assigned.append(Assigned(row, kernel_specs(row, placement.kernels, placement.devices, seal)))
-        for preemption in decisions.preemptions:
-            await _keep_hold(connection, resource_group, preemption, requeue_victims)
-        await _keep_count(connection, resource_group, decisions, [str(one.row["id"]) for one in assigned])
-    return assigned
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    """A session that must give its room up, and for whom."""
-
-    session_id: str
-    attempt: int
-    for_session: str
-    for_name: str
-    requeue: bool
-
-
-async def victims(engine: AsyncEngine, resource_group: str) -> list[Victim]:
-    """Sessions that hold room which is promised to others; they are told until they have left."""
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                "SELECT v.id::text AS session_id, v.attempt, h.session_id::text AS for_session, s.name AS for_name,"
-                " h.mode = 'requeue' AS requeue FROM holds h JOIN sessions s ON s.id = h.session_id"
-                " JOIN sessions v ON v.id = ANY(h.victims)"
-                " WHERE h.resource_group = :group AND h.until > now()"
-                " AND v.status IN ('SCHEDULED', 'PREPARING', 'CREATING', 'RUNNING')"
-            ),
-            {"group": resource_group},
-        )
-        return [Victim(**row) for row in rows.mappings()]
-
-
-async def with_failed_dependencies(engine: AsyncEngine, resource_group: str) -> list[tuple[Mapping[str, Any], str]]:
-    """(row, the name of what failed) of waiting sessions that must not run any more."""
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                f"SELECT DISTINCT ON (s.id) {_SESSION_COLUMNS}, t.name AS failed FROM sessions s"
-                " JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
-                " JOIN session_dependencies d ON d.session_id = s.id JOIN sessions t ON t.id = d.depends_on"
-                " WHERE s.status = 'PENDING' AND s.resource_group = :group AND s.on_dependency_failure = 'cancel'"
-                " AND t.status IN ('TERMINATED', 'CANCELLED', 'ERROR') AND t.result <> 'SUCCESS' ORDER BY s.id, t.name"
-            ),
-            {"group": resource_group},
-        )
-        return [(dict(row), row["failed"]) for row in rows.mappings()]
-
-
-async def scheduled_but_silent(
-    engine: AsyncEngine, resource_group: str, older_than_s: float, seal: Seal
-) -> list[Assigned]:
-    """Sessions that were placed and whose workflow has not moved since: their `assigned` may have been lost."""
-    async with engine.connect() as connection:
-        rows = (
-            await connection.execute(
-                text(
-                    f"SELECT {_SESSION_COLUMNS}, {_PLACED}"
-                    " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
-                    " WHERE s.status = 'SCHEDULED' AND s.resource_group = :name"
-                    " AND s.status_changed < now() - make_interval(secs => :age) LIMIT 1000"
-                ),
-                {"name": resource_group, "age": older_than_s},
-            )
-        ).mappings()
-        return [Assigned(row, kernel_specs(row, *_placed(row), seal)) for row in map(dict, rows)]
-
-
-async def note_refusals(engine: AsyncEngine, refusals: Sequence[Refusal]) -> None:
-    """Keeps why sessions wait, in words."""
-    rows = [{"id": one.session_id, "cause": str(one.cause), "why": one.message} for one in refusals]
-    for first in range(0, len(rows), _NOTED_AT_ONCE):
-        async with engine.begin() as connection:
-            await connection.execute(
-                text(
-                    "UPDATE sessions s SET waiting_because = w.why, waiting_cause = w.cause"
-                    " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w(id uuid, cause text, why text)"
-                    " WHERE s.id = w.id AND s.status = 'PENDING'"
-                    " AND (s.waiting_cause <> w.cause OR s.waiting_because <> w.why)"
-                ),
-                {"rows": json.dumps(rows[first : first + _NOTED_AT_ONCE])},
-            )
 
 
 async def move(
@@ -246,7 +107,7 @@ async def requeue(
             message=message,
             extra=", attempt = attempt + 1",
         )
-        await _notify(connection, SCHEDULER_CHANNEL, row["resource_group"])
+        await notify(connection, SCHEDULER_CHANNEL, row["resource_group"])
         return attempt + 1
 
 
@@ -277,7 +138,7 @@ async def finish(
             extra=", reason = :reason, result = :result, exit_code = :exit_code, terminated_at = now()",
             values={"result": ending.result, "exit_code": ending.exit_code},
         )
-        await _notify(connection, SCHEDULER_CHANNEL, row["resource_group"])
+        await notify(connection, SCHEDULER_CHANNEL, row["resource_group"])
         return str(end)
 
 
@@ -288,7 +149,7 @@ async def session_state(engine: AsyncEngine, session_id: str, seal: Seal) -> tup
             (
                 await connection.execute(
                     text(
-                        f"SELECT {_SESSION_COLUMNS}, {_PLACED}"
+                        f"SELECT {SESSION_COLUMNS}, {PLACED}"
                         " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
                         " WHERE s.id = :id"
                     ),
@@ -301,7 +162,7 @@ async def session_state(engine: AsyncEngine, session_id: str, seal: Seal) -> tup
     if row is None:
         return str(_S.CANCELLED), 0, []
     found = dict(row)
-    return found["status"], found["attempt"], kernel_specs(found, *_placed(found), seal)
+    return found["status"], found["attempt"], kernel_specs(found, *placed_by(found), seal)
 
 
 async def start_row(engine: AsyncEngine, session_id: str) -> Mapping[str, Any]:
@@ -309,7 +170,7 @@ async def start_row(engine: AsyncEngine, session_id: str) -> Mapping[str, Any]:
     async with engine.connect() as connection:
         rows = await connection.execute(
             text(
-                f"SELECT {_SESSION_COLUMNS} FROM sessions s JOIN users u ON u.id = s.user_id"
+                f"SELECT {SESSION_COLUMNS} FROM sessions s JOIN users u ON u.id = s.user_id"
                 " JOIN projects p ON p.id = s.project_id WHERE s.id = :id"
             ),
             {"id": session_id},
@@ -322,7 +183,7 @@ async def without_workflow(engine: AsyncEngine, older_than_s: float) -> list[Map
     async with engine.connect() as connection:
         rows = await connection.execute(
             text(
-                f"SELECT {_SESSION_COLUMNS} FROM sessions s JOIN users u ON u.id = s.user_id"
+                f"SELECT {SESSION_COLUMNS} FROM sessions s JOIN users u ON u.id = s.user_id"
                 " JOIN projects p ON p.id = s.project_id"
                 " WHERE s.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"
                 " AND s.status_changed < now() - make_interval(secs => :age) LIMIT 10000"
@@ -361,94 +222,22 @@ def kernel_specs(
     ]
 
 
-_SESSION_COLUMNS = (
+SESSION_COLUMNS = (
     "s.id, s.name, s.image, s.command, s.env, s.slots, s.attempt, s.status, s.resource_group, s.on_node_loss,"
     " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, u.email AS user, p.name AS project,"
     " (SELECT jsonb_agg(jsonb_build_object('id', k.id, 'role', k.role, 'idx', k.idx, 'agent', k.agent_id)"
     "   ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels"
 )
-_PLACED = (
+PLACED = (
     "(SELECT jsonb_object_agg(d.kernel_id, d.held) FROM (SELECT kernel_id, jsonb_object_agg(device_id, amount) AS held"
     " FROM device_allocations WHERE attempt = s.attempt AND kernel_id IN"
     " (SELECT id FROM kernels WHERE session_id = s.id) GROUP BY kernel_id) d) AS devices"
 )
 
 
-def _placed(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+def placed_by(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
     """(kernel → node, kernel → its devices), by the row."""
     return {one["id"]: one["agent"] for one in row["kernels"] if one["agent"]}, dict(row["devices"] or {})
-
-
-async def _check_epoch(connection: AsyncConnection, resource_group: str, epoch: int) -> None:
-    found = await connection.execute(
-        text("SELECT epoch FROM resource_groups WHERE name = :name FOR SHARE"), {"name": resource_group}
-    )
-    if found.scalar_one() != epoch:
-        raise StaleEpoch(f"resource group {resource_group} is at a newer epoch than {epoch}")
-
-
-async def _allocate(connection: AsyncConnection, placement: Placement) -> Mapping[str, Any] | None:
-    """PENDING → SCHEDULED with its allocations; None if the session left the queue meanwhile."""
-    first_agent = next(iter(placement.kernels.values()))
-    moved = (
-        (
-            await connection.execute(
-                text(
-                    "WITH s AS (UPDATE sessions SET status = 'SCHEDULED', status_changed = clock_timestamp(),"
-                    " agent_id = :agent, waiting_because = '', status_info = '' WHERE id = :id AND status = 'PENDING'"
-                    " AND attempt = :attempt RETURNING *), t AS (INSERT INTO transitions"
-                    " (session_id, seq, from_status, to_status, actor, reason, message, attempt)"
-                    " SELECT id, (SELECT max(seq) + 1 FROM transitions WHERE session_id = :id), 'PENDING', 'SCHEDULED',"
-                    " 'scheduler', '', 'on ' || CAST(:agent AS text), attempt FROM s)"
-                    f" SELECT {_SESSION_COLUMNS} FROM s JOIN users u ON u.id = s.user_id"
-                    " JOIN projects p ON p.id = s.project_id"
-                ),
-                {"id": placement.session_id, "attempt": placement.attempt, "agent": first_agent},
-            )
-        )
-        .mappings()
-        .one_or_none()
-    )
-    if moved is None:
-        return None
-    for kernel_id, agent_id in placement.kernels.items():
-        of_kernel = {"kernel": kernel_id, "agent": agent_id, "attempt": placement.attempt}
-        await connection.execute(
-            text(
-                "WITH a AS (SELECT id FROM agents WHERE id = :agent AND status = 'ALIVE' AND schedulable FOR SHARE),"
-                " k AS (UPDATE kernels SET agent_id = :agent, container_id = NULL WHERE id = :kernel)"
-                " INSERT INTO allocations (kernel_id, attempt, slot, session_id, agent_id, amount)"
-                " SELECT :kernel, :attempt, slots.key, :session, a.id, slots.value::bigint"
-                " FROM a, jsonb_each_text(CAST(:slots AS jsonb)) AS slots WHERE slots.value::bigint > 0"
-            ),
-            {
-                **of_kernel,
-                "session": placement.session_id,
-                "slots": json.dumps(dict(sorted(moved["slots"].items()))),
-            },
-        )
-        if devices := placement.devices.get(kernel_id):
-            await connection.execute(
-                text(
-                    "INSERT INTO device_allocations (kernel_id, attempt, agent_id, device_id, slot, amount)"
-                    " SELECT :kernel, :attempt, d.agent_id, d.device_id, d.slot, w.value::int FROM devices d"
-                    " JOIN jsonb_each_text(CAST(:devices AS jsonb)) AS w ON w.key = d.device_id"
-                    " WHERE d.agent_id = :agent ORDER BY d.device_id"
-                ),
-                {**of_kernel, "devices": json.dumps(dict(devices))},
-            )
-    held = await connection.execute(
-        text("SELECT count(DISTINCT kernel_id) FROM allocations WHERE session_id = :id AND attempt = :attempt"),
-        {"id": placement.session_id, "attempt": placement.attempt},
-    )
-    if held.scalar_one() != len(placement.kernels):
-        raise NodeLeft("check_violation: the node left between decision and commit")
-    await _notify(connection, SESSION_CHANNEL, placement.session_id)
-    return dict(moved)
-
-
-class NodeLeft(Exception):
-    """The chosen node is not there any more; the session stays in the queue."""
 
 
 async def _locked(connection: AsyncConnection, session_id: str) -> Mapping[str, Any]:
@@ -488,7 +277,7 @@ async def _set_status(
             **(values or {}),
         },
     )
-    await _notify(connection, SESSION_CHANNEL, str(row["id"]))
+    await notify(connection, SESSION_CHANNEL, str(row["id"]))
     return {**row, "status": str(to)}
 
 
@@ -498,7 +287,7 @@ async def _let_go(connection: AsyncConnection, session_id: str, *, fenced: Colle
         text("SELECT DISTINCT agent_id FROM allocations WHERE session_id = :id AND released_at IS NULL"),
         {"id": session_id},
     )
-    await _lock_slots(connection, list(agents.scalars()))
+    await lock_slots(connection, list(agents.scalars()))
     await connection.execute(
         text(
             "UPDATE allocations SET fenced_at = now() WHERE session_id = :id AND released_at IS NULL"
@@ -515,7 +304,7 @@ async def _let_go(connection: AsyncConnection, session_id: str, *, fenced: Colle
     )
 
 
-async def _lock_slots(connection: AsyncConnection, agents: Collection[str]) -> None:
+async def lock_slots(connection: AsyncConnection, agents: Collection[str]) -> None:
     """Always in the same order, so that a pass and an end never wait for each other."""
     await connection.execute(
         text("SELECT 1 FROM agent_slots WHERE agent_id = ANY(:agents) ORDER BY agent_id, slot FOR UPDATE"),
@@ -523,62 +312,5 @@ async def _lock_slots(connection: AsyncConnection, agents: Collection[str]) -> N
     )
 
 
-async def _keep_hold(
-    connection: AsyncConnection, resource_group: str, preemption: Preemption, requeue_victims: bool
-) -> None:
-    """Room for one session; its victims are told by `victims` until they have left. Undone by time, or by its start."""
-    await connection.execute(
-        text(
-            "INSERT INTO holds (session_id, resource_group, kernels, victims, mode, until) VALUES (:id, :group,"
-            " CAST(:kernels AS jsonb), CAST(:victims AS uuid[]), :mode, to_timestamp(:until))"
-            " ON CONFLICT (session_id) DO UPDATE SET kernels = excluded.kernels, victims = excluded.victims,"
-            " until = excluded.until"
-        ),
-        {
-            "id": preemption.hold.session_id,
-            "group": resource_group,
-            "kernels": json.dumps(dict(preemption.hold.kernels)),
-            "victims": list(preemption.victims),
-            "mode": "requeue" if requeue_victims else "terminate",
-            "until": preemption.hold.until,
-        },
-    )
-
-
-async def _keep_count(
-    connection: AsyncConnection, resource_group: str, decisions: Decisions, started: Sequence[str]
-) -> None:
-    """Who was passed, where roundrobin stopped, and which holds and estimates are fulfilled or over."""
-    if decisions.skipped:
-        await connection.execute(
-            text("UPDATE sessions SET skips = skips + 1 WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'PENDING'"),
-            {"ids": list(decisions.skipped)},
-        )
-    if decisions.cursor:
-        await connection.execute(
-            text("UPDATE resource_groups SET cursor = :cursor WHERE name = :name AND cursor <> :cursor"),
-            {"cursor": decisions.cursor, "name": resource_group},
-        )
-    if started:
-        ids = {"ids": list(started)}
-        await connection.execute(text("DELETE FROM holds WHERE session_id = ANY(CAST(:ids AS uuid[]))"), ids)
-        await connection.execute(
-            text("UPDATE estimates SET started_at = now() WHERE session_id = ANY(CAST(:ids AS uuid[]))"), ids
-        )
-    await connection.execute(
-        text(
-            "DELETE FROM holds h USING sessions s WHERE s.id = h.session_id AND h.resource_group = :name"
-            " AND (h.until <= now() OR s.status <> 'PENDING')"
-        ),
-        {"name": resource_group},
-    )
-
-
-async def _notify(connection: AsyncConnection, channel: str, payload: str) -> None:
+async def notify(connection: AsyncConnection, channel: str, payload: str) -> None:
     await connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload})
-
-
-def _sqlstate_name(error: BaseException) -> str:
-    """`check_violation` for a slot that has no room any more, else the error's own words."""
-    state = getattr(getattr(error, "orig", None), "sqlstate", "")
-    return "check_violation" if state == "23514" or isinstance(error, NodeLeft) else str(state)

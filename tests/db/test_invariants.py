@@ -7,7 +7,7 @@ import uuid
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import ledger, nodes
+from moorage.db import ledger, nodes, placements
 from moorage.db.invariants import against_containers, against_workflows, docker_agents
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.node import ContainerSeen
@@ -24,9 +24,9 @@ LOST = Ending(SessionStatus.ERROR, Reason.NODE_LOST, "lost", "FAILURE")
 async def a_placed_session(engine: AsyncEngine) -> tuple[str, str]:
     await nodes.register(engine, an_agent("n1"))
     made = await a_pending_session(engine, await a_user(engine))
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     decisions = decide(await read_snapshot(engine, "default"), Policy())
-    await ledger.commit_decisions(engine, "default", epoch, decisions, Seal(KEYS))
+    await placements.commit_decisions(engine, "default", epoch, decisions, Seal(KEYS))
     return made
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import ledger, nodes
+from moorage.db import ledger, nodes, placements
 from moorage.db.invariants import violations
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.session import Ending, Reason, SessionStatus
@@ -37,15 +37,15 @@ async def status_of(engine: AsyncEngine, session_id: str) -> str:
         )
 
 
-async def place(engine: AsyncEngine, epoch: int) -> list[ledger.Assigned]:
+async def place(engine: AsyncEngine, epoch: int) -> list[placements.Assigned]:
     snapshot = await read_snapshot(engine, "default")
-    return await ledger.commit_decisions(engine, "default", epoch, decide(snapshot, Policy()), SEAL)
+    return await placements.commit_decisions(engine, "default", epoch, decide(snapshot, Policy()), SEAL)
 
 
 async def test_a_session_takes_its_slots_and_gives_them_back_once(engine: AsyncEngine, database_url: str) -> None:
     await nodes.register(engine, an_agent())
     session_id, kernel_id = await a_pending_session(engine, await a_user(engine))
-    [assigned] = await place(engine, await ledger.take_epoch(engine, "default"))
+    [assigned] = await place(engine, await placements.take_epoch(engine, "default"))
     assert [kernel.kernel_id for kernel in assigned.kernels] == [kernel_id]
     assert await used_cpu(engine) == 1000
     assert await ledger.move(engine, session_id, 0, SessionStatus.CREATING)
@@ -67,9 +67,9 @@ async def test_the_first_terminal_status_wins(engine: AsyncEngine) -> None:
 async def test_an_old_epoch_can_not_commit(engine: AsyncEngine) -> None:
     await nodes.register(engine, an_agent())
     session_id, _ = await a_pending_session(engine, await a_user(engine))
-    old = await ledger.take_epoch(engine, "default")
-    await ledger.take_epoch(engine, "default")
-    with pytest.raises(ledger.StaleEpoch):
+    old = await placements.take_epoch(engine, "default")
+    await placements.take_epoch(engine, "default")
+    with pytest.raises(placements.StaleEpoch):
         await place(engine, old)
     assert await status_of(engine, session_id) == "PENDING"
 
@@ -78,9 +78,9 @@ async def test_a_placement_that_no_longer_fits_is_left_out_alone(engine: AsyncEn
     await nodes.register(engine, an_agent(cpu=1000))
     user = await a_user(engine)
     both = [await a_pending_session(engine, user) for _ in range(2)]
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     greedy = Decisions(tuple(Placement(session, 0, {kernel: "n1"}) for session, kernel in both))
-    assigned = await ledger.commit_decisions(engine, "default", epoch, greedy, SEAL)
+    assigned = await placements.commit_decisions(engine, "default", epoch, greedy, SEAL)
     assert [str(one.row["id"]) for one in assigned] == [both[0][0]]
     assert await status_of(engine, both[1][0]) == "PENDING"
     assert await violations(database_url) == []
@@ -104,7 +104,7 @@ async def test_a_requeued_session_is_first_tried_elsewhere(engine: AsyncEngine, 
     await nodes.register(engine, an_agent("n1"))
     await nodes.register(engine, an_agent("n2"))
     session_id, _ = await a_pending_session(engine, await a_user(engine))
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     [first] = await place(engine, epoch)
     agent = first.kernels[0].agent_id
     again = await ledger.requeue(
@@ -135,7 +135,7 @@ async def test_what_a_lost_node_held_is_freed_when_it_proves_its_containers_gone
 ) -> None:
     await nodes.register(engine, an_agent())
     session_id, kernel_id = await a_pending_session(engine, await a_user(engine))
-    await place(engine, await ledger.take_epoch(engine, "default"))
+    await place(engine, await placements.take_epoch(engine, "default"))
     assert await nodes.mark_lost(engine, "n1") == [session_id]
     lost = Ending(SessionStatus.ERROR, Reason.NODE_LOST, "lost", "FAILURE")
     await ledger.finish(engine, session_id, lost, actor="workflow", fenced=["n1"])
@@ -149,7 +149,7 @@ async def test_what_a_lost_node_held_is_freed_when_it_proves_its_containers_gone
 async def test_a_smaller_node_is_reached_as_sessions_end(engine: AsyncEngine, database_url: str) -> None:
     await nodes.register(engine, an_agent(cpu=4000))
     session_id, _ = await a_pending_session(engine, await a_user(engine), cpu=3000)
-    await place(engine, await ledger.take_epoch(engine, "default"))
+    await place(engine, await placements.take_epoch(engine, "default"))
     await nodes.register(engine, an_agent(cpu=2000))
     assert await violations(database_url) == []
     await ledger.finish(engine, session_id, DONE, actor="workflow")
@@ -160,7 +160,7 @@ async def test_a_smaller_node_is_reached_as_sessions_end(engine: AsyncEngine, da
 async def test_racing_finishes_release_once(engine: AsyncEngine, database_url: str) -> None:
     await nodes.register(engine, an_agent())
     session_id, _ = await a_pending_session(engine, await a_user(engine))
-    await place(engine, await ledger.take_epoch(engine, "default"))
+    await place(engine, await placements.take_epoch(engine, "default"))
     async with asyncio.TaskGroup() as group:
         for _ in range(5):
             group.create_task(ledger.finish(engine, session_id, DONE, actor="workflow"))
@@ -178,7 +178,7 @@ async def test_the_past_is_not_rewritten(engine: AsyncEngine) -> None:
 async def test_who_holds_room_on_a_lost_node_is_found_again(engine: AsyncEngine) -> None:
     await nodes.register(engine, an_agent())
     session_id, _ = await a_pending_session(engine, await a_user(engine))
-    await place(engine, await ledger.take_epoch(engine, "default"))
+    await place(engine, await placements.take_epoch(engine, "default"))
     await nodes.mark_lost(engine, "n1")
     assert await nodes.stranded(engine) == [], "it has just been told"
     async with engine.begin() as connection:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import ledger, nodes
+from moorage.db import ledger, nodes, placements
 from moorage.db.engine import connect
 from moorage.db.invariants import INVARIANTS
 from moorage.db.snapshots import View, read_snapshot
@@ -69,7 +69,7 @@ class Ledger:
             tables = "transitions, allocations, kernels, sessions, agent_slots, agents, users"
             await connection.execute(text(f"TRUNCATE {tables} CASCADE"))
         self.user = await a_user(self.engine)
-        self.epoch = await ledger.take_epoch(self.engine, "default")
+        self.epoch = await placements.take_epoch(self.engine, "default")
         for name in NODES:
             await nodes.register(self.engine, an_agent(name, cpu=2000, mem=4 * GIB))
         self.view = View(self.engine, "default")
@@ -86,15 +86,15 @@ class Ledger:
 
     async def schedule(self) -> None:
         decisions = decide(await read_snapshot(self.engine, "default"), Policy())
-        await ledger.commit_decisions(self.engine, "default", self.epoch, decisions, SEAL)
+        await placements.commit_decisions(self.engine, "default", self.epoch, decisions, SEAL)
 
     async def hand_over(self) -> None:
         """Another scheduler takes the group; what the old one decided is refused."""
         decisions = decide(await read_snapshot(self.engine, "default"), Policy())
-        old, self.epoch = self.epoch, await ledger.take_epoch(self.engine, "default")
+        old, self.epoch = self.epoch, await placements.take_epoch(self.engine, "default")
         try:
-            await ledger.commit_decisions(self.engine, "default", old, decisions, SEAL)
-        except ledger.StaleEpoch:
+            await placements.commit_decisions(self.engine, "default", old, decisions, SEAL)
+        except placements.StaleEpoch:
             return
         raise AssertionError("an old epoch could commit")
 

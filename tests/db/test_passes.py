@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import ledger, nodes, passes
+from moorage.db import nodes, passes, placements
 from moorage.db.snapshots import read_snapshot
 from moorage.scheduler.decide import decide
 from moorage.scheduler.simulate import replay
@@ -20,10 +20,10 @@ SEAL = Seal(KEYS)
 
 async def kept_pass(engine: AsyncEngine) -> Decisions:
     """A pass as the loop makes and keeps it."""
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     snapshot, policy = await read_snapshot(engine, "default"), Policy()
     decisions = decide(snapshot, policy)
-    placed = await ledger.commit_decisions(engine, "default", epoch, decisions, SEAL)
+    placed = await placements.commit_decisions(engine, "default", epoch, decisions, SEAL)
     await passes.keep(engine, "default", epoch, snapshot, policy, decisions, placed=len(placed), took_ms=1.0)
     return decisions
 

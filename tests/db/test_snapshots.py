@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import ledger, nodes
+from moorage.db import ledger, nodes, placements
 from moorage.db.invariants import violations
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.node import Device
@@ -41,12 +41,12 @@ async def run(engine: AsyncEngine, statement: str, **values: object) -> None:
         await connection.execute(text(statement), values)
 
 
-async def a_pass(engine: AsyncEngine, policy: Policy | None = None) -> list[ledger.Assigned]:
+async def a_pass(engine: AsyncEngine, policy: Policy | None = None) -> list[placements.Assigned]:
     """Reads, decides, commits, as the loop does."""
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     policy = policy or Policy()
     decisions = decide(await read_snapshot(engine, "default"), policy)
-    return await ledger.commit_decisions(engine, "default", epoch, decisions, SEAL)
+    return await placements.commit_decisions(engine, "default", epoch, decisions, SEAL)
 
 
 async def used_devices(engine: AsyncEngine) -> dict[str, int]:
@@ -79,11 +79,11 @@ async def test_devices_are_given_one_by_one_and_come_back_with_the_session(
 async def test_the_database_gives_no_device_twice_and_no_sick_one(engine: AsyncEngine) -> None:
     sick = dataclasses.replace(GPUS[1], healthy=False)
     await nodes.register(engine, an_agent(devices=[GPUS[0], sick]))
-    user, epoch = await a_user(engine), await ledger.take_epoch(engine, "default")
+    user, epoch = await a_user(engine), await placements.take_epoch(engine, "default")
     for device, granted in (("gpu0", 1), ("gpu0", 0), ("gpu1", 0)):
         session_id, kernel_id = await a_pending_session(engine, user, slots={"cuda.device": 1})
         wish = Placement(session_id, 0, {kernel_id: "n1"}, {kernel_id: {device: 1}})
-        made = await ledger.commit_decisions(engine, "default", epoch, Decisions((wish,)), SEAL)
+        made = await placements.commit_decisions(engine, "default", epoch, Decisions((wish,)), SEAL)
         assert len(made) == granted
     assert await used_devices(engine) == {"gpu0": 1}
 
@@ -132,7 +132,7 @@ async def test_a_session_waits_for_those_it_depends_on(engine: AsyncEngine) -> N
         whatever: ("first",),
     }
     await ledger.finish(engine, first, FAILED, actor="workflow")
-    [(row, failed)] = await ledger.with_failed_dependencies(engine, "default")
+    [(row, failed)] = await placements.with_failed_dependencies(engine, "default")
     assert (str(row["id"]), failed) == (second, "first")
     assert [str(one.row["id"]) for one in await a_pass(engine)] == [whatever]
 
@@ -199,15 +199,15 @@ async def test_room_that_others_made_is_kept_until_its_session_starts(engine: As
     await run(engine, "UPDATE allocations SET allocated_at = now() - interval '1 hour'")
     _, kernel = await a_pending_session(engine, user, name="high-one", job_priority=5)
     policy = Policy(preemption=PreemptionMode.REQUEUE)
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     decisions = decide(await read_snapshot(engine, "default"), policy)
     [preemption] = decisions.preemptions
     assert preemption.victims == (low,)
-    await ledger.commit_decisions(engine, "default", epoch, decisions, SEAL, requeue_victims=True)
-    [victim] = await ledger.victims(engine, "default")
+    await placements.commit_decisions(engine, "default", epoch, decisions, SEAL, requeue_victims=True)
+    [victim] = await placements.victims(engine, "default")
     assert (victim.session_id, victim.for_name, victim.requeue) == (low, "high-one", True)
     await ledger.requeue(engine, low, 0, reason=Reason.PREEMPTED, message="")
-    assert await ledger.victims(engine, "default") == []
+    assert await placements.victims(engine, "default") == []
     [assigned] = await a_pass(engine, policy)
     assert assigned.kernels[0].kernel_id == kernel
     assert (await read_snapshot(engine, "default")).holds == ()
@@ -216,17 +216,17 @@ async def test_room_that_others_made_is_kept_until_its_session_starts(engine: As
 async def test_a_hold_ends_with_its_time(engine: AsyncEngine) -> None:
     await nodes.register(engine, an_agent())
     session_id, kernel = await a_pending_session(engine, await a_user(engine), cpu=64_000)
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     over = Decisions(preemptions=(Preemption((), Hold(session_id, {kernel: "n1"}, 1.0)),))
-    await ledger.commit_decisions(engine, "default", epoch, over, SEAL)
+    await placements.commit_decisions(engine, "default", epoch, over, SEAL)
     assert (await read_snapshot(engine, "default")).holds == ()
 
 
 async def test_who_was_passed_is_counted(engine: AsyncEngine) -> None:
     session_id, _ = await a_pending_session(engine, await a_user(engine))
-    epoch = await ledger.take_epoch(engine, "default")
+    epoch = await placements.take_epoch(engine, "default")
     for _ in range(2):
-        await ledger.commit_decisions(engine, "default", epoch, Decisions(skipped=(session_id,)), SEAL)
+        await placements.commit_decisions(engine, "default", epoch, Decisions(skipped=(session_id,)), SEAL)
     [waiting] = (await read_snapshot(engine, "default")).waiting
     assert waiting.skips == 2
 
