@@ -13,6 +13,7 @@ from api.schemas import Seconds, Text
 from moorage import plugins
 from moorage.db.groups import policy_of
 from moorage.db.passes import Pass
+from moorage.db.snapshots import tagged
 from moorage.db.submit import NewSession
 from moorage.db.tenancy import Principal
 from moorage.domain.errors import InvalidRequest, NotFound
@@ -94,7 +95,7 @@ def waiting(new: NewSession, who: Principal, now: float) -> WaitingSession:
         submitted=now,
         owner=Owner(who.email, f"{who.domain}/{who.project}", who.domain, who.access_key),
         session_type=new.type,
-        image=new.image,
+        image=tagged(new.image),
         architecture=new.architecture,
         cluster_mode=ClusterMode(new.cluster_mode),
         designated=frozenset(new.agents),

@@ -245,7 +245,7 @@ def _waiting(row: Mapping[str, Any]) -> WaitingSession:
         avoid=frozenset(row["avoid_agents"]),
         owner=_owner(row),
         session_type=row["type"],
-        image=row["image"],
+        image=tagged(row["image"]),
         architecture=row["architecture"],
         cluster_mode=ClusterMode(row["cluster_mode"]),
         designated=frozenset(row["designated"]),
@@ -256,6 +256,11 @@ def _waiting(row: Mapping[str, Any]) -> WaitingSession:
         job_priority=row["job_priority"],
         preemptible=row["preemptible"],
     )
+
+
+def tagged(image: str) -> str:
+    """As nodes name what they have: with a tag, `latest` where none was asked for."""
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 def _owner(row: Mapping[str, Any]) -> Owner:

@@ -43,7 +43,7 @@ _COMMANDS = [
 def _root_of_busybox() -> bytes:
     binary = shutil.which("busybox")
     if binary is None:
-        pytest.skip("needs a static busybox on PATH")
+        pytest.fail("the test image is made of a static busybox, and there is none: make image")
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for folder in ("bin", "tmp", "proc", "dev", "etc"):

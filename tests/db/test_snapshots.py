@@ -238,3 +238,20 @@ async def test_released_devices_are_not_released_again(engine: AsyncEngine) -> N
     await ledger.finish(engine, session_id, DONE, actor="workflow")
     with pytest.raises(DBAPIError, match="released already"):
         await run(engine, "UPDATE device_allocations SET released_at = now()")
+
+
+async def test_the_node_that_has_the_image_is_taken(engine: AsyncEngine) -> None:
+    await nodes.register(engine, an_agent("n1"))
+    await nodes.register(engine, an_agent("n2", images=["img:latest", "other:1"]))
+    await a_pending_session(engine, await a_user(engine))
+    [assigned] = await a_pass(engine)
+    assert assigned.kernels[0].agent_id == "n2"
+
+
+async def test_images_that_a_node_reports_later_count_too(engine: AsyncEngine) -> None:
+    await nodes.register(engine, an_agent("n1"))
+    await nodes.register(engine, an_agent("n2"))
+    await nodes.note_images(engine, "n2", ["img:latest"])
+    await a_pending_session(engine, await a_user(engine))
+    [assigned] = await a_pass(engine)
+    assert assigned.kernels[0].agent_id == "n2"

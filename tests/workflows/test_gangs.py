@@ -80,6 +80,29 @@ async def test_a_preempted_session_stops_and_waits_again(temporal: WorkflowEnvir
     assert_nothing_is_left(world)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["destroy_kernel", "move_session", "requeue_session", "create_kernel"])
+async def test_a_preemption_leaves_nothing_though_a_step_fails_once(
+    step: str, when: str, temporal: WorkflowEnvironment
+) -> None:
+    world = World()
+    async with a_life(temporal, world) as life:
+        world.at_requeue = lambda: life.assign(1)
+        await life.assign()
+        await world.running.wait()
+        world.running.clear()
+        world.fails = (step, when)
+        await life.handle.signal("preempt", REQUEUED)
+        if (step, when) == ("requeue_session", "after"):
+            await world.failed.wait()
+            await life.assign(1)  # the scheduler saw the requeue though its answer was lost
+        await world.running.wait()
+        await life.exit(0, attempt=1)
+        assert await life.handle.result() == "TERMINATED"
+    assert len(world.requeues) == 1
+    assert_nothing_is_left(world)
+
+
 async def test_preemptions_are_no_failures(temporal: WorkflowEnvironment) -> None:
     world = World()
     async with a_life(temporal, world, max_attempts=2) as life:

@@ -56,12 +56,14 @@ class World:
     destroyed: set[tuple[str, int]] = field(default_factory=set)
     creating: asyncio.Event = field(default_factory=asyncio.Event)
     running: asyncio.Event = field(default_factory=asyncio.Event)
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
     requeued: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def trip(self, step: str, when: str) -> None:
         if self.fails == (step, when):
             self.fails = ("", "")
+            self.failed.set()
             raise RuntimeError(f"injected {when} {step}")
 
 
@@ -123,7 +125,11 @@ class FakeLedger(SessionActivities):
 
     @activity.defn
     async def requeue_session(self, requeue: Requeue) -> int:
+        self._world.trip("requeue_session", "before")
+        if requeue.attempt in {earlier.attempt for earlier in self._world.requeues}:
+            return requeue.attempt + 1
         self._world.requeues.append(requeue)
+        self._world.trip("requeue_session", "after")
         if self._world.at_requeue is not None:
             await self._world.at_requeue()
         self._world.requeued.set()
