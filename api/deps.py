@@ -10,16 +10,14 @@ import httpx
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth import Authentication
+from api import permissions
+from api.auth.gate import Authentication
 from api.changes import Changes
 from api.lives import Lives
-from moorage.db.tenancy import Principal
-from moorage.domain.errors import Forbidden, Unauthenticated
+from moorage.domain.errors import Unauthenticated
+from moorage.domain.tenancy import Principal
 from moorage.seal import Seal
 from moorage.settings import Settings
-
-# All that may be asked without saying who one is.
-OPEN_ROUTES = frozenset({"/", "/health/live", "/health/ready", "/auth/login", "/docs", "/openapi.json"})
 
 
 @dataclass(slots=True)
@@ -41,14 +39,16 @@ async def parts(request: Request) -> Parts:
 
 
 async def authenticate(request: Request) -> None:
-    """For the whole app; `Who` hands the result to a route."""
-    route = request.scope.get("route")
-    if route is not None and route.path in OPEN_ROUTES:
+    """For the whole app: who asks, and whether this route is open to them at all. `Who` hands the result to a route."""
+    needed = permissions.need(request.method, request.scope["route"].path)
+    if needed == permissions.OPEN:
         return
     authorization = request.headers.get("authorization", "")
     if not authorization:
         raise Unauthenticated("log in: send an access key (Basic) or a token (Bearer)", hint="POST /auth/login")
-    request.state.who = await (await parts(request)).authentication.principal(authorization)
+    found = await (await parts(request)).authentication.principal(authorization)
+    request.state.who = found
+    permissions.check(found, needed)
 
 
 async def who(request: Request) -> Principal:
@@ -56,14 +56,5 @@ async def who(request: Request) -> Principal:
     return found
 
 
-async def admin(request: Request) -> Principal:
-    """Like `who`, for what only superadmins may do."""
-    found = await who(request)
-    if not found.sees_all:
-        raise Forbidden(f"only superadmins may do this; {found.email} is a {found.role}")
-    return found
-
-
 Who = Annotated[Principal, Depends(who)]
-Admin = Annotated[Principal, Depends(admin)]
 With = Annotated[Parts, Depends(parts)]

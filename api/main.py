@@ -14,10 +14,10 @@ import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import errors
-from api.auth import Authentication
+from api import errors, permissions
+from api.auth.gate import Authentication
 from api.changes import Changes
-from api.deps import OPEN_ROUTES, Parts, authenticate
+from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
 from api.routes import agents, cluster, decisions, groups, limits, sessions
@@ -27,6 +27,8 @@ from moorage.domain.errors import MoorageError
 from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
+
+_ROOMS = (cluster, sessions, decisions, agents, groups, limits)
 
 
 def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
@@ -65,8 +67,9 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
     )
     errors.install(app)
     _tell_how_to_log_in(app)
-    for room in (cluster, sessions, decisions, agents, groups, limits):
+    for room in _ROOMS:
         app.include_router(room.router)
+    permissions.check_table([*app.routes, *(route for room in _ROOMS for route in room.router.routes)])
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     return app
 
@@ -82,8 +85,9 @@ def _tell_how_to_log_in(app: FastAPI) -> None:
             "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login"},
         }
         for path, operations in document["paths"].items():
-            for operation in operations.values():
-                operation["security"] = [] if path in OPEN_ROUTES else [{"access key": []}, {"token": []}]
+            for method, operation in operations.items():
+                is_open = permissions.is_open(method, path)
+                operation["security"] = [] if is_open else [{"access key": []}, {"token": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

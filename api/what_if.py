@@ -15,9 +15,9 @@ from moorage.db.groups import policy_of
 from moorage.db.passes import Pass
 from moorage.db.snapshots import tagged
 from moorage.db.submit import NewSession
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import InvalidRequest, NotFound
 from moorage.domain.resources import parse_slots
+from moorage.domain.tenancy import Principal
 from moorage.scheduler.explain import explain
 from moorage.scheduler.planner import Planner
 from moorage.scheduler.simulate import (

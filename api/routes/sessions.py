@@ -22,9 +22,9 @@ from moorage.contracts import names
 from moorage.contracts.activities import Cancel
 from moorage.contracts.dataplane import issue_token
 from moorage.db import sessions, submit
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from moorage.domain.session import TERMINAL, Reason, SessionStatus
+from moorage.domain.tenancy import Principal
 
 router = APIRouter(prefix="/session", tags=["sessions"])
 _log = log.get("api")
@@ -88,7 +88,7 @@ async def show(
 @router.delete("/{ref}", status_code=202, summary="Stop a session")
 async def stop(ref: str, who: Who, parts: With, forced: bool = False) -> Response:
     """Asks for the end: a stop signal, the grace period, then a kill; `forced` kills at once."""
-    row = await sessions.find(parts.engine, who, ref)
+    row = await sessions.find(parts.engine, who, ref, "session:delete")
     if row["status"] in TERMINAL:
         raise Conflict(
             f"session {row['name']} is {row['status']} since {row['terminated_at']:%Y-%m-%d %H:%M:%S}"
@@ -96,7 +96,7 @@ async def stop(ref: str, who: Who, parts: With, forced: bool = False) -> Respons
             code="session-ended",
         )
     reason = Reason.FORCE_TERMINATED if forced else Reason.USER_REQUESTED
-    await parts.lives.cancel(row, Cancel(reason, f"user:{who.email}", forced))
+    await parts.lives.cancel(row, Cancel(reason, who.named, forced))
     return JSONResponse(shown(row, parts), 202)
 
 
@@ -112,7 +112,7 @@ async def logs(
     ref: str, who: Who, parts: With, follow: bool = False, tail: Annotated[int | None, Query(ge=0)] = None
 ) -> Response:
     """Plain text; with `follow=true` server-sent events `log` {"text"} until `end`. `tail` keeps the last lines."""
-    row = await sessions.find(parts.engine, who, ref)
+    row = await sessions.find(parts.engine, who, ref, "session:logs")
     if follow:
         return StreamingResponse(_follow(parts, who, row), media_type="text/event-stream")
     place = await sessions.main_kernel(parts.engine, str(row["id"]))
@@ -127,7 +127,7 @@ async def logs(
 @router.post("/{ref}/exec", summary="Run a command in a running session")
 async def execute(ref: str, order: Exec, who: Who, parts: With) -> Response:
     """Answers when it has ended: exit_code, stdout and stderr (1 MiB each at most)."""
-    row = await sessions.find(parts.engine, who, ref)
+    row = await sessions.find(parts.engine, who, ref, "session:execute")
     place = await sessions.main_kernel(parts.engine, str(row["id"]))
     if row["status"] != SessionStatus.RUNNING or place is None:
         raise Conflict(f"session {row['name']} is {row['status']}; exec needs RUNNING", code="session-not-running")

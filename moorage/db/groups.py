@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_exist
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict, NotFound
+from moorage.domain.tenancy import Principal
 from moorage.scheduler.snapshot import Head, Policy, PreemptionMode, Scope
 
 Row = Mapping[str, Any]

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db.ledger import SCHEDULER_CHANNEL
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound
 from moorage.domain.resources import Slots, format_slot
+from moorage.domain.tenancy import Principal
 from moorage.scheduler.snapshot import Scope
 
 

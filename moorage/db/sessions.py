@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import reading
-from moorage.db.tenancy import Principal
+from moorage.db.reach import within
 from moorage.domain.errors import Conflict, NotFound
+from moorage.domain.tenancy import Principal
 
 _COLUMNS = (
     "s.id, s.name, s.status, CASE WHEN s.status = 'PENDING' AND s.waiting_because <> '' THEN s.waiting_because"
@@ -42,10 +43,15 @@ async def by_id(engine: AsyncEngine, session_id: str) -> Mapping[str, Any] | Non
     return None if record is None else dict(record)
 
 
-async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, Any]:
-    """By id, else live name, else newest ended one of that name, else unambiguous id prefix; of what `who` may see."""
+async def find(engine: AsyncEngine, who: Principal, ref: str, permission: str = "session:read") -> Mapping[str, Any]:
+    """By id, else live name, else newest ended one of that name, else unambiguous id prefix; of what `who` may see.
+
+    NotFound for what may not even be seen; Forbidden for what may be seen, but not this done with it.
+    """
+    values: list[Any] = [ref, ref, who.user_id]
+    seen = within(who.reach("session:read"), values, **_OWNER)
     async with reading(engine) as connection:
-        found = await connection.fetch(find_query(ref, everyones=who.sees_all), ref, ref, who.user_id)
+        found = await connection.fetch(find_query(ref, seen), *values)
     if not found:
         raise NotFound(f"no session {ref[:80]!r}", hint="moor ps -a lists yours")
     if found[0]["name"] != ref and len(found) > 1:
@@ -56,20 +62,26 @@ async def find(engine: AsyncEngine, who: Principal, ref: str) -> Mapping[str, An
             hint=", ".join(f"{one['id']} is {one['name']}" for one in matches),
             data={"matches": matches},
         )
-    return dict(found[0])
+    row = dict(found[0])
+    owner_id, project_id = str(row.pop("owner_id")), str(row.pop("project_id"))
+    if permission != "session:read":
+        who.demand(permission, domain=row["domain"], projects=(project_id,), user=owner_id)
+    return row
 
 
-def find_query(ref: str, *, everyones: bool) -> str:
-    """Values: what is looked for, the same as text, the user's id."""
+_OWNER = {"user": "s.user_id", "project": "s.project_id", "domain": "s.domain"}
+
+
+def find_query(ref: str, seen: str = "true") -> str:
+    """Values: what is looked for, the same as text, the user's id, then those of the condition `seen`."""
     if _UUID.fullmatch(ref):
         where = "s.id = $1"
     elif _PREFIX.fullmatch(ref):
         where = "(s.name = $1 OR s.id::text LIKE $1 || '%')"
     else:
         where = "s.name = $1"
-    own = "" if everyones else " AND s.user_id = $3"
     order = f" ORDER BY (s.name = $2) DESC, ({_LIVE}) DESC, (s.user_id = $3) DESC, s.created_at DESC LIMIT 6"
-    return f"SELECT {_WHOLE}{_FROM} WHERE {where}{own}{order}"
+    return f"SELECT {_WHOLE}, s.user_id AS owner_id, s.project_id{_FROM} WHERE {where} AND {seen}{order}"
 
 
 async def page(
@@ -85,9 +97,8 @@ async def page(
     """(newest first, how many there are in all)."""
     conditions: list[str] = []
     values: list[Any] = []
-    if not who.sees_all:
-        values.append(who.user_id)
-        conditions.append(f"s.user_id = ${len(values)}")
+    if not (seen := who.reach("session:read")).everywhere:
+        conditions.append(within(seen, values, **_OWNER))
     if statuses:
         values.append(list(statuses))
         conditions.append(f"s.status = ANY(${len(values)})")
@@ -120,18 +131,16 @@ def page_query(where: str = _LIVE, values: int = 0) -> str:
 
 
 async def waiting(engine: AsyncEngine, who: Principal, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What a queue shows of each; of somebody else's nothing but its place, unless `who` sees all."""
-    own = "" if who.sees_all else " AND s.user_id = :user"
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(
-                "SELECT s.id::text, s.name, u.email AS user, s.priority, s.slots, s.cluster_size, s.created_at,"
-                f" s.waiting_cause AS cause, s.waiting_because AS message{_FROM}"
-                f" WHERE s.id::text = ANY(:ids){own}"
-            ),
-            {"ids": list(ids), **({} if who.sees_all else {"user": who.user_id})},
+    """What a queue shows of each; of one that `who` may not read nothing but its place."""
+    values: list[Any] = [list(ids)]
+    seen = within(who.reach("session:read"), values, **_OWNER)
+    async with reading(engine) as connection:
+        rows = await connection.fetch(
+            "SELECT s.id::text, s.name, u.email AS user, s.priority, s.slots, s.cluster_size, s.created_at,"
+            f" s.waiting_cause AS cause, s.waiting_because AS message{_FROM} WHERE s.id = ANY($1::uuid[]) AND {seen}",
+            *values,
         )
-        return {row["id"]: {**row, "created_at": row["created_at"].isoformat()} for row in rows.mappings()}
+    return {row["id"]: {**row, "created_at": row["created_at"].isoformat()} for row in rows}
 
 
 async def events(engine: AsyncEngine, session_id: str) -> list[Mapping[str, Any]]:

@@ -16,10 +16,10 @@ from moorage.db import dependencies, groups, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
 from moorage.db.room import check_designated, check_room
-from moorage.db.tenancy import Principal
 from moorage.domain.errors import Conflict, Forbidden, InvalidRequest
 from moorage.domain.ids import new_id
 from moorage.domain.session import DependencyPolicy
+from moorage.domain.tenancy import Principal
 from moorage.scheduler.snapshot import ClusterMode
 from moorage.seal import Seal
 
@@ -204,7 +204,7 @@ def _values(session_id: str, seal: Seal, who: Principal, new: NewSession) -> dic
         "job_priority": new.job_priority,
         "key": new.idempotency_key,
         "hash": new.idempotency_hash,
-        "actor": f"user:{who.email}",
+        "actor": who.named,
         "channel": SCHEDULER_CHANNEL,
     }
 

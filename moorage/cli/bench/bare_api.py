@@ -29,7 +29,7 @@ def build(database_url: str, link: str, user_id: str) -> FastAPI:
 
     @app.get("/session/{ref}")
     async def show(ref: str) -> JSONResponse:
-        row = await app.state.pool.fetchrow(find_query(ref, everyones=True), ref, ref, user_id)
+        row = await app.state.pool.fetchrow(find_query(ref), ref, ref, user_id)
         return JSONResponse(_shown(row, link))
 
     @app.get("/session")
@@ -47,11 +47,12 @@ async def _nothing(connection: asyncpg.Connection) -> None:
 
 
 def _shown(row: Mapping[str, Any], link: str) -> dict[str, Any]:
-    shown = {key: _value(value) for key, value in row.items() if key not in (*_JSON, "total")}
+    shown = {key: _value(value) for key, value in row.items() if key not in (*_JSON, *_UNSHOWN)}
     held = {key: json.loads(row[key]) for key in _JSON if key in row}
     return {**shown, **held, "links": {"temporal": f"{link}{row['id']}"}}
 
 
+_UNSHOWN = ("total", "owner_id", "project_id")
 _JSON = ("slots", "kernels", "dependencies")
 
 

@@ -7,14 +7,16 @@ import hmac
 import time
 from collections import OrderedDict
 
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import tenancy
-from moorage.db.tenancy import Principal
+from moorage.db import principals
 from moorage.domain.errors import Unauthenticated
+from moorage.domain.tenancy import Principal
 from moorage.seal import Seal
 
 TOKEN_LIFETIME_S = 3600
@@ -22,6 +24,9 @@ TOKEN_LIFETIME_S = 3600
 _REMEMBER_S = 5.0
 _REMEMBER_AT_MOST = 4096
 _ISSUER = "moorage"
+_hasher = PasswordHasher()
+# Verified for an unknown user, so that it takes as long as a wrong password.
+_NOBODY = _hasher.hash("nobody")
 
 
 class Authentication:
@@ -33,9 +38,14 @@ class Authentication:
 
     async def login(self, email: str, password: str) -> tuple[str, int]:
         """(token, seconds it is valid)."""
-        who = await tenancy.by_password(self._engine, email, password)
-        if who is None:
+        found = await principals.by_email(self._engine, email)
+        try:
+            _hasher.verify((found and found[1]["password_hash"]) or _NOBODY, password)
+        except VerifyMismatchError:
+            found = None
+        if found is None:
             raise Unauthenticated("e-mail or password is wrong")
+        who = found[0]
         now = int(time.time())
         claims = {"iss": _ISSUER, "sub": who.user_id, "iat": now, "exp": now + TOKEN_LIFETIME_S}
         return jwt.encode({"alg": "HS256"}, claims, self._key), TOKEN_LIFETIME_S
@@ -62,8 +72,8 @@ class Authentication:
             access_key, _, secret = base64.b64decode(credential, validate=True).decode().partition(":")
         except ValueError:
             raise Unauthenticated("the access key or its secret is wrong") from None
-        found = await tenancy.by_access_key(self._engine, access_key)
-        right = self._seal.open(found[1]) if found is not None else b"\0"
+        found = await principals.by_access_key(self._engine, access_key)
+        right = self._seal.open(found[1]["secret"]) if found is not None else b"\0"
         if found is None or not hmac.compare_digest(right, secret.encode()):
             raise Unauthenticated("the access key or its secret is wrong")
         return found[0]
@@ -75,7 +85,7 @@ class Authentication:
             raise Unauthenticated("the token is not valid; log in again") from None
         if claims.get("iss") != _ISSUER or not isinstance(claims.get("exp"), int) or claims["exp"] < time.time():
             raise Unauthenticated("the token has expired; log in again")
-        who = await tenancy.by_id(self._engine, str(claims.get("sub")))
-        if who is None:
+        found = await principals.by_id(self._engine, str(claims.get("sub")))
+        if found is None:
             raise Unauthenticated("the token is not valid; log in again")
-        return who
+        return found[0]
