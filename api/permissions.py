@@ -44,8 +44,17 @@ ROUTES: dict[str, str] = {
     "GET /session/{ref}/events": "session:read",
     "GET /session/{ref}/logs": "session:logs",
     "POST /session/{ref}/exec": "session:execute",
+    # Each field of a query has its own line below.
+    "POST /graphql": SIGNED_IN,
+    "POST /admin/gql": SIGNED_IN,
 }
 """Method and path → a permission that must reach something. Whether it reaches this object, the query decides."""
+
+FIELDS: dict[str, str] = {
+    "Query.compute_session": "session:read",
+    "Query.compute_session_list": "session:read",
+}
+"""The same for the root fields of GraphQL."""
 
 
 def need(method: str, path: str) -> str:
@@ -78,4 +87,15 @@ def check_table(routes: Iterable[BaseRoute]) -> None:
         raise RuntimeError(
             f"api/permissions.py and the routes differ: without a line {sorted(known - ROUTES.keys())},"
             f" without a route {sorted(ROUTES.keys() - known)}, unknown {sorted(wrong)}"
+        )
+
+
+def check_fields(fields: Iterable[str]) -> None:
+    """The same for GraphQL."""
+    known = set(fields)
+    wrong = {f"{line} needs {name!r}" for line, name in FIELDS.items() if name not in {SIGNED_IN, *PERMISSIONS}}
+    if known != FIELDS.keys() or wrong:
+        raise RuntimeError(
+            f"api/permissions.py and the schema differ: without a line {sorted(known - FIELDS.keys())},"
+            f" without a field {sorted(FIELDS.keys() - known)}, unknown {sorted(wrong)}"
         )

@@ -60,12 +60,8 @@ async def index(
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Response:
     """Live ones; with `all=true` ended ones too. `status` is a comma list."""
-    statuses = [part.strip().upper() for part in status.split(",") if part.strip()]
-    unknown = [one for one in statuses if one not in SessionStatus.__members__]
-    if unknown:
-        raise InvalidRequest(f"unknown status {unknown[0][:40]!r}; allowed are {', '.join(SessionStatus)}")
     items, total = await sessions.page(
-        parts.engine, who, statuses=statuses, include_ended=all, name=name, limit=limit, offset=offset
+        parts.engine, who, statuses=statuses_of(status), include_ended=all, name=name, limit=limit, offset=offset
     )
     return _Json({"items": [shown(row, parts) for row in items], "total": total, "limit": limit, "offset": offset})
 
@@ -141,6 +137,15 @@ class _Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return to_json(content)
+
+
+def statuses_of(words: str) -> list[str]:
+    """The statuses in a comma list."""
+    statuses = [part.strip().upper() for part in words.split(",") if part.strip()]
+    unknown = [one for one in statuses if one not in SessionStatus.__members__]
+    if unknown:
+        raise InvalidRequest(f"unknown status {unknown[0][:40]!r}; allowed are {', '.join(SessionStatus)}")
+    return statuses
 
 
 def shown(row: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
