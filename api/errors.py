@@ -21,6 +21,20 @@ _HINTS = {404: "/docs lists the routes", 405: "/docs lists the routes with their
 _SAID = {"extra_forbidden": "there is no such field", "model_attributes_type": "the body is not a JSON object"}
 _AWAY = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, OSError)
 
+PROBLEM_SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "msg", "hint", "data"],
+    "properties": {
+        "type": {"type": "string", "description": "urn:moorage:problem:<code>"},
+        "title": {"type": "string", "description": "what was wrong, with the numbers"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "stable; docs/api.md lists them"},
+        "msg": {"type": "string", "description": "the same as title"},
+        "hint": {"type": "string", "description": "what to do next"},
+        "data": {"type": "object"},
+    },
+}
+
 _log = log.get("api")
 
 

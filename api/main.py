@@ -66,7 +66,7 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
         redoc_url=None,
     )
     errors.install(app)
-    _tell_how_to_log_in(app)
+    _complete(app)
     for room in _ROOMS:
         app.include_router(room.router)
     permissions.check_table([*app.routes, *(route for room in _ROOMS for route in room.router.routes)])
@@ -74,23 +74,37 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
     return app
 
 
-def _tell_how_to_log_in(app: FastAPI) -> None:
-    """The document names both ways, so that clients and the page at /docs can use them."""
+def _complete(app: FastAPI) -> None:
+    """The document names every way to log in, and how each refusal looks, so that clients and /docs can use them."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = made()
-        document.setdefault("components", {})["securitySchemes"] = {
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {
             "access key": {"type": "http", "scheme": "basic", "description": "access key and secret key"},
             "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login"},
         }
+        schemas = components.setdefault("schemas", {})
+        schemas["Problem"] = errors.PROBLEM_SCHEMA
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 is_open = permissions.is_open(method, path)
                 operation["security"] = [] if is_open else [{"access key": []}, {"token": []}]
+                operation["responses"].pop("422", None)
+                operation["responses"] |= _REFUSALS
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+_A_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_REFUSALS = {
+    "4XX": {"description": "What was wrong, and what to do", "content": _A_PROBLEM},
+    "503": {"description": "A part is away for a moment", "content": _A_PROBLEM},
+}
 
 
 def main() -> None:

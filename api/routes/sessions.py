@@ -103,7 +103,12 @@ async def events(ref: str, who: Who, parts: With) -> Response:
     return JSONResponse({"items": [{**event, "at": event["at"].isoformat()} for event in found]})
 
 
-@router.get("/{ref}/logs", summary="What a session wrote")
+@router.get(
+    "/{ref}/logs",
+    summary="What a session wrote",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}, "text/event-stream": {}}}},
+)
 async def logs(
     ref: str, who: Who, parts: With, follow: bool = False, tail: Annotated[int | None, Query(ge=0)] = None
 ) -> Response:
