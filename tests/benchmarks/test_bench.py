@@ -33,5 +33,6 @@ def test_reads_are_measured_against_bare_handlers() -> None:
     figures = figures_of("api", "--seconds", "1", "--sessions", "100")
     assert set(figures) == {"get", "list"}
     for read in figures.values():
-        assert set(read) >= {"per_s", "p99_ms", "bare_per_s", "ratio"}
+        assert set(read) >= {"per_s", "p99_ms", "bare_per_s", "ratio", "open_per_s", "cost"}
         assert read["ratio"] > 0
+        assert read["cost"] < 1

@@ -1,10 +1,12 @@
-"""Reads over REST with authentication, against bare handlers with the same SQL and the same JSON."""
+"""Reads over REST, against the same without authentication, and against bare handlers with the same SQL and JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
+import os
+import secrets
 import subprocess
 import uuid
 from typing import Annotated, Any
@@ -26,21 +28,24 @@ def api(
     seconds: Annotated[int, typer.Option(min=1, max=300, help="How long each side of each read is measured.")] = 10,
     sessions: Annotated[int, typer.Option(min=100, max=100_000, help="Rows; every second one is live.")] = 2000,
 ) -> None:
-    """GET of one session and of a list, against bare FastAPI and asyncpg with the same SQL and JSON."""
+    """GET of one session and of a list, against the same without authentication, and bare FastAPI and asyncpg."""
     with own_cluster(runtime="simulated") as cluster:
         ids, user_id = asyncio.run(_fill(cluster, sessions))
         link = f"{cluster.web_ui}/namespaces/default/workflows/{names.session_workflow('')}"
         arguments = [cluster.database_url, link, user_id]
-        with process("moorage.cli.bench.bare_api", *arguments, stdout=subprocess.PIPE) as bare:
-            bare_port = int(first_word(bare))
-            asyncio.run(_same_answers(cluster, bare_port, ids[0]))
-            measured = _press(_plan(cluster, bare_port, ids, seconds))
-    print(json.dumps({read: _figures(measured[read], measured[f"bare {read}"]) for read in ("get", "list")}))
+        with (
+            process("moorage.cli.bench.bare_api", *arguments, stdout=subprocess.PIPE) as bare,
+            process("moorage.cli.bench.open_api", user_id, env=_settings(cluster), stdout=subprocess.PIPE) as opened,
+        ):
+            sides = _sides(cluster, int(first_word(bare)), int(first_word(opened)))
+            asyncio.run(_same_answers(sides, ids[0]))
+            measured = _press(_plan(sides, ids, seconds))
+    print(json.dumps({read: _figures(measured, read) for read in ("get", "list")}))
 
 
-def _plan(cluster: OwnCluster, bare_port: int, ids: list[str], seconds: int) -> dict[str, Any]:
+def _plan(sides: dict[str, tuple[int, str]], ids: list[str], seconds: int) -> dict[str, Any]:
     slices = max(2, round(seconds / _SLICE_S))
-    gets, sides = [f"/session/{one}" for one in ids], _sides(cluster, bare_port)
+    gets = [f"/session/{one}" for one in ids]
     targets = [
         {
             "name": f"{side}{read}",
@@ -53,10 +58,27 @@ def _plan(cluster: OwnCluster, bare_port: int, ids: list[str], seconds: int) -> 
     return {"connections": _AT_ONCE, "slices": slices, "slice_s": seconds / slices, "targets": targets}
 
 
-def _sides(cluster: OwnCluster, bare_port: int) -> dict[str, tuple[int, str]]:
+def _sides(cluster: OwnCluster, bare_port: int, open_port: int) -> dict[str, tuple[int, str]]:
     """Port and Authorization by the prefix of the targets' names."""
     credential = base64.b64encode(f"{cluster.profile.access_key}:{cluster.profile.secret_key}".encode()).decode()
-    return {"": (urlsplit(cluster.profile.endpoint).port or 80, f"Basic {credential}"), "bare ": (bare_port, "")}
+    return {
+        "": (urlsplit(cluster.profile.endpoint).port or 80, f"Basic {credential}"),
+        "open ": (open_port, ""),
+        "bare ": (bare_port, ""),
+    }
+
+
+def _settings(cluster: OwnCluster) -> dict[str, str]:
+    """Of the API without authentication: on the same data, with keys that open nothing."""
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")}
+    return outer | {
+        "MOORAGE_DATABASE_URL": cluster.database_url,
+        "MOORAGE_TEMPORAL_ADDRESS": cluster.temporal,
+        "MOORAGE_TEMPORAL_UI_URL": cluster.web_ui,
+        "MOORAGE_PAYLOAD_KEYS": f"bench:{secrets.token_hex(32)}",
+        "MOORAGE_JWT_KEY": secrets.token_hex(32),
+        "MOORAGE_DATAPLANE_KEY": secrets.token_hex(32),
+    }
 
 
 def _press(plan: dict[str, Any]) -> dict[str, Any]:
@@ -68,28 +90,36 @@ def _press(plan: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _figures(ours: dict[str, Any], bare: dict[str, Any]) -> dict[str, float]:
-    per_s, bare_per_s = (len(side["took_ms"]) / side["seconds"] for side in (ours, bare))
+def _figures(measured: dict[str, Any], read: str) -> dict[str, float]:
+    """`ratio` to the bare side; `cost` is the part of the rate that authentication and permissions take."""
+    per_s = {side: len(measured[f"{side}{read}"]["took_ms"]) / measured[f"{side}{read}"]["seconds"] for side in _SIDES}
+    p99 = {side: percentile(measured[f"{side}{read}"]["took_ms"], 99) for side in _SIDES}
     return {
-        "per_s": round(per_s),
-        "p99_ms": percentile(ours["took_ms"], 99),
-        "bare_per_s": round(bare_per_s),
-        "bare_p99_ms": percentile(bare["took_ms"], 99),
-        "ratio": round(per_s / bare_per_s, 3),
+        "per_s": round(per_s[""]),
+        "p99_ms": p99[""],
+        "open_per_s": round(per_s["open "]),
+        "open_p99_ms": p99["open "],
+        "bare_per_s": round(per_s["bare "]),
+        "bare_p99_ms": p99["bare "],
+        "ratio": round(per_s[""] / per_s["bare "], 3),
+        "cost": round(1 - per_s[""] / per_s["open "], 3),
     }
 
 
-async def _same_answers(cluster: OwnCluster, bare_port: int, session_id: str) -> None:
-    """No figures without proof: both sides answer the same."""
+_SIDES = ("", "open ", "bare ")
+
+
+async def _same_answers(sides: dict[str, tuple[int, str]], session_id: str) -> None:
+    """No figures without proof: all sides answer the same."""
     for path in (f"/session/{session_id}", _LIST):
         answers = []
-        for port, authorization in _sides(cluster, bare_port).values():
+        for port, authorization in sides.values():
             connection = Connection("127.0.0.1", port)
             status, body = await connection.ask(request("GET", path, authorization))
             connection.close()
             answers.append((status, json.loads(body)))
-        if answers[0] != answers[1] or answers[0][0] != 200:
-            raise MoorageError(f"GET {path} is answered with {answers[0]}, by the bare side with {answers[1]}")
+        if any(answer != answers[0] for answer in answers) or answers[0][0] != 200:
+            raise MoorageError(f"GET {path} is answered with {answers}")
 
 
 async def _fill(cluster: OwnCluster, count: int) -> tuple[list[str], str]:
