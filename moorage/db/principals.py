@@ -80,12 +80,12 @@ def principal_of(row: Mapping[str, Any]) -> Principal:
         project=row["project"],
         access_key=row["access_key"] or "",
         projects=projects,
-        held=tuple(_held(row, projects)),
+        held=tuple(held_of(row, projects)),
         rate_limit=row["rate_limit"],
     )
 
 
-def _held(row: Mapping[str, Any], projects: Mapping[str, str]) -> list[Held]:
+def held_of(row: Mapping[str, Any], projects: Mapping[str, str]) -> list[Held]:
     """Rank and memberships hold built-in roles; assignments any."""
     found = [Held(ScopeKind.USER, row["user_id"], BUILT_IN["user"])]
     found += [Held(ScopeKind.PROJECT, project, BUILT_IN["member"]) for project in projects.values()]

@@ -34,12 +34,34 @@ STATEMENTS = [
         ADD description text NOT NULL DEFAULT '',
         ADD is_active boolean NOT NULL DEFAULT true,
         ADD allowed_registries text[] NOT NULL DEFAULT '{}',
-        ADD created_at timestamptz NOT NULL DEFAULT now()""",
+        ADD created_at timestamptz NOT NULL DEFAULT now(),
+        ADD deleted_at timestamptz""",
     """ALTER TABLE projects
         ADD description text NOT NULL DEFAULT '',
         ADD is_active boolean NOT NULL DEFAULT true,
         ADD policy text NOT NULL DEFAULT 'default',
-        ADD created_at timestamptz NOT NULL DEFAULT now()""",
+        ADD created_at timestamptz NOT NULL DEFAULT now(),
+        ADD deleted_at timestamptz""",
+    # A deleted domain that something of the past refers to gets another name, so that its own is free again.
+    *(
+        f"ALTER TABLE {table} DROP CONSTRAINT {table}_domain_fkey, ADD CONSTRAINT {table}_domain_fkey"
+        " FOREIGN KEY (domain) REFERENCES domains ON UPDATE CASCADE"
+        for table in ("projects", "users")
+    ),
+    # An ended session never changes, but for the name of its deleted domain, and the environment that a purge removes.
+    f"""CREATE OR REPLACE FUNCTION guard_session_move() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NOT (OLD.{_LIVE}) AND (NEW.env <> OLD.env OR (NEW.env IS NOT NULL AND OLD.env IS NULL)
+            OR to_jsonb(NEW) - '{{domain,env}}'::text[] <> to_jsonb(OLD) - '{{domain,env}}'::text[]) THEN
+            RAISE EXCEPTION 'session % is % and never changes again', OLD.id, OLD.status;
+        END IF;
+        RETURN NEW;
+    END $$""",
+    # Addresses are compared in lower case from here on.
+    "UPDATE limits SET name = lower(name) WHERE scope = 'user' AND name <> lower(name)"
+    " AND NOT EXISTS (SELECT 1 FROM limits o WHERE o.scope = 'user' AND o.name = lower(limits.name))",
+    "UPDATE users SET email = lower(email) WHERE email <> lower(email)"
+    " AND NOT EXISTS (SELECT 1 FROM users o WHERE o.email = lower(users.email))",
     "ALTER TABLE users DROP CONSTRAINT users_role_check",
     """ALTER TABLE users
         ADD CONSTRAINT users_role_check CHECK (role IN ('superadmin', 'admin', 'monitor', 'user')),
