@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.group_schemas import Ceilings, LARGEST_COUNT
+from api.group_schemas import LARGEST_COUNT, Ceilings
 from api.schemas import Text, parse_moment
 from moorage.db.grants import SESSIONS, NewGrant
 from moorage.db.policies import PolicyKind

@@ -52,11 +52,12 @@ def _check_ceiling(applying: list[Quota], ceiling: str, asked: float, field: str
     if lowest is None or asked <= getattr(lowest, ceiling):
         return
     field, most = field or _WORDS[ceiling], getattr(lowest, ceiling)
-    whose = f"policy {lowest.policy} of {lowest.scope} {lowest.name}" if lowest.policy else f"{lowest.scope}"
+    whose = f"{lowest.scope} {lowest.name}" if lowest.name else "whoever has no key"
+    policy = f"in the policy {lowest.policy} or " if lowest.policy else ""
     raise Conflict(
-        f"{field} {asked:g} is more than {lowest.scope} {lowest.name or 'without a key'} may ask: {ceiling} is {most:g}",
+        f"{field} {asked:g} is more than {whose} may ask: {ceiling} is {most:g}",
         code="policy-ceiling",
-        hint=f"ask {most:g} or less, or an administrator to raise {ceiling} ({whose})",
+        hint=f"ask {most:g} or less, or an administrator to raise it {policy}by a limit of its own",
         data={
             "scope": str(lowest.scope),
             "name": lowest.name,

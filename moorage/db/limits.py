@@ -179,8 +179,8 @@ async def _pending(
     )
     rows = await connection.execute(
         text(
-            f"SELECT count(*) AS n{sums} FROM sessions s WHERE {quotas.HELD_BY[scope].format(':owner')}"
-            " AND s.status = 'PENDING' AND s.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"
+            f"SELECT count(*) AS n{sums} FROM sessions s WHERE {quotas.of_owner(scope, ':owner')} AND {quotas.LIVE}"
+            " AND s.status = 'PENDING'"
         ),
         {"owner": _held_by(who)[scope], **{f"slot{number}": name for number, name in names.items()}},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +88,11 @@ async def take_turns_placing(connection: AsyncConnection, keys: Iterable[tuple[s
 
 
 async def _take_turns(connection: AsyncConnection, keys: Iterable[tuple[str, str]], seed: int) -> None:
-    """Always in the same order, so that two never wait for each other."""
-    for scope, name in sorted(set(keys)):
-        await connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:owner, :seed))"),
-            {"owner": f"{scope}:{name}", "seed": seed},
-        )
+    """In the order of their names, so that two never wait for each other."""
+    await connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(owner, :seed)) FROM unnest(CAST(:owners AS text[])) owner"),
+        {"owners": sorted({f"{scope}:{name}" for scope, name in keys}), "seed": seed},
+    )
 
 
 async def highest_grant(connection: AsyncConnection, quota: Quota, slot: str) -> int:
@@ -176,32 +175,43 @@ def owner_is(scope: Scope) -> str:
     return f"scope = '{scope}' AND name = $1"
 
 
-# Whose sessions count for a scope.
+# The column of sessions that tells whose they are, and its type.
 HELD_BY = {
-    Scope.KEYPAIR: "s.access_key = {}",
-    Scope.USER: "s.user_id = CAST({} AS uuid)",
-    Scope.PROJECT: "s.project_id = CAST({} AS uuid)",
-    Scope.DOMAIN: "s.domain = {}",
+    Scope.KEYPAIR: ("s.access_key", "text"),
+    Scope.USER: ("s.user_id", "uuid"),
+    Scope.PROJECT: ("s.project_id", "uuid"),
+    Scope.DOMAIN: ("s.domain", "text"),
 }
 _HOLDS = "('SCHEDULED', 'PREPARING', 'CREATING', 'RUNNING', 'RESTARTING', 'RESIZING', 'TERMINATING')"
-_LIVE = "s.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"  # so that the index of live sessions serves
+# So that the index of live sessions serves.
+LIVE = "s.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"
+# What is held now, as the scheduler counts it; of a lost node it doesn't count.
+_HELD = (
+    "a.slot, sum(a.amount)::bigint AS amount, count(DISTINCT s.id) AS sessions FROM sessions s"
+    " JOIN allocations a ON a.session_id = s.id AND a.released_at IS NULL AND a.fenced_at IS NULL"
+    f" WHERE {LIVE} AND s.status IN {_HOLDS}"
+)
 
 
-def held_query(scope: Scope) -> str:
-    """What the owner's sessions ($1) hold now, as the scheduler counts it: a row for each slot, with the sessions."""
-    return (
-        "SELECT a.slot, sum(a.amount)::bigint AS amount, count(DISTINCT s.id) AS sessions FROM sessions s"
-        " JOIN allocations a ON a.session_id = s.id AND a.released_at IS NULL AND a.fenced_at IS NULL"
-        f" WHERE {HELD_BY[scope].format('$1')} AND {_LIVE} AND s.status IN {_HOLDS} GROUP BY a.slot"
-    )
+def of_owner(scope: Scope, value: str) -> str:
+    """A condition for the sessions of one owner."""
+    column, kind = HELD_BY[scope]
+    return f"{column} = CAST({value} AS {kind})"
+
+
+def held_by_many_query(scope: Scope) -> str:
+    """A row for each owner of `:owners` and slot: owner, slot, amount, and how many sessions hold some of it."""
+    column, kind = HELD_BY[scope]
+    which = f"{column} = ANY(CAST(:owners AS {kind}[]))"
+    return f"SELECT {column}::text AS owner, {_HELD} AND {which} GROUP BY {column}, a.slot"
 
 
 def use_query(scope: Scope) -> str:
     """One row: sessions and slots held, and those that wait (over all kernels)."""
-    mine = f"{HELD_BY[scope].format('$1')} AND {_LIVE}"
+    mine = of_owner(scope, "$1")
     return (
-        f"WITH held AS ({held_query(scope)}), waiting AS (SELECT s.slots, s.cluster_size FROM sessions s"
-        f" WHERE {mine} AND s.status = 'PENDING') SELECT"
+        f"WITH held AS (SELECT {_HELD} AND {mine} GROUP BY a.slot), waiting AS (SELECT s.slots, s.cluster_size FROM sessions s"
+        f" WHERE {mine} AND {LIVE} AND s.status = 'PENDING') SELECT"
         " (SELECT COALESCE(max(sessions), 0) FROM held) AS sessions,"
         " (SELECT jsonb_object_agg(slot, amount) FROM held) AS slots,"
         " (SELECT count(*) FROM waiting) AS pending,"

@@ -84,7 +84,9 @@ _LIMITS = (
     "   UNION SELECT 'user', u.email FROM live JOIN users u ON u.id = live.user_id"
     "   UNION SELECT 'project', p.domain || '/' || p.name FROM live JOIN projects p ON p.id = live.project_id"
     "   UNION SELECT scope, name FROM limits)"
-    " SELECT q.scope, q.name, q.max_sessions, q.max_slots, q.weight FROM here JOIN quotas q USING (scope, name)"
+    # OFFSET 0: one look by index for each of them, and never at all users.
+    " SELECT q.* FROM here CROSS JOIN LATERAL (SELECT o.scope, o.name, o.max_sessions, o.max_slots, o.weight"
+    "   FROM quotas o WHERE o.scope = here.scope AND o.name = here.name OFFSET 0) q"
     " WHERE q.max_sessions IS NOT NULL OR q.max_slots <> '{}' OR q.weight <> 1"
 )
 # Over the whole cluster: a limit is not one for each resource group.

@@ -41,8 +41,12 @@ async def create_user(
     *,
     role: str = "user",
     key_pair: tuple[str, str] | None = None,
+    policy: str = "",
 ) -> tuple[str, str]:
-    """A user of the default project with one key pair, a new one if none is given: (access key, secret key)."""
+    """A user of the default project with one key pair, a new one if none is given: (access key, secret key).
+
+    `policy` is the key pair's; superadmins have `unlimited` and others `default` if none is named.
+    """
     user_id = new_id()
     access_key, secret_key = key_pair or (new_access_key(), new_secret_key())
     async with engine.begin() as connection:
@@ -72,7 +76,7 @@ async def create_user(
                 "key": access_key,
                 "user": user_id,
                 "secret": seal.seal(secret_key.encode()),
-                "policy": "unlimited" if role == "superadmin" else "default",
+                "policy": policy or ("unlimited" if role == "superadmin" else "default"),
                 "rate_limit": None if role == "superadmin" else DEFAULT_RATE_LIMIT,
             },
         )

@@ -104,6 +104,7 @@ STATEMENTS = [
         UNION ALL SELECT 'user', email, policy FROM users
         UNION ALL SELECT 'project', domain || '/' || name, policy FROM projects
         UNION ALL SELECT 'domain', name, NULL FROM domains""",
+    "CREATE INDEX limiting_policies ON policies (kind, name) WHERE max_sessions IS NOT NULL OR max_slots <> '{}'",
     "CREATE INDEX projects_by_path ON projects ((domain || '/' || name))",
     # Whom something limits that runs: as a rule few, found without looking at the others.
     """CREATE VIEW limited AS
