@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from api.group_schemas import LARGEST_COUNT, Ceilings
 from api.schemas import Text, parse_moment
 from moorage.db.grants import SESSIONS, NewGrant
-from moorage.db.policies import PolicyKind
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.resources import parse_slots
+from moorage.domain.tenancy import PolicyKind
 from moorage.scheduler.snapshot import Scope
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

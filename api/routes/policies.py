@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from api.deps import Who, With
 from api.quota_schemas import ChangePolicy, CreatePolicy
 from moorage.db import policies
-from moorage.db.policies import PolicyKind
+from moorage.domain.tenancy import PolicyKind
 
 router = APIRouter(prefix="/policy", tags=["policies"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import text
@@ -16,16 +15,7 @@ from moorage.db.limits import check_slots
 from moorage.db.quotas import AMOUNTS, CEILINGS
 from moorage.db.wake import wake_schedulers
 from moorage.domain.errors import Conflict, NotFound
-from moorage.domain.tenancy import Principal
-
-
-class PolicyKind(StrEnum):
-    """Whom a policy is for. Domains have limits of their own and no policy."""
-
-    KEYPAIR = "keypair"
-    USER = "user"
-    PROJECT = "project"
-
+from moorage.domain.tenancy import PolicyKind, Principal
 
 FIELDS = ("description", *AMOUNTS, *CEILINGS)
 _COLUMNS = ", ".join(("kind", "name", *FIELDS))

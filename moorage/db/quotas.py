@@ -210,8 +210,8 @@ def use_query(scope: Scope) -> str:
     """One row: sessions and slots held, and those that wait (over all kernels)."""
     mine = of_owner(scope, "$1")
     return (
-        f"WITH held AS (SELECT {_HELD} AND {mine} GROUP BY a.slot), waiting AS (SELECT s.slots, s.cluster_size FROM sessions s"
-        f" WHERE {mine} AND {LIVE} AND s.status = 'PENDING') SELECT"
+        f"WITH held AS (SELECT {_HELD} AND {mine} GROUP BY a.slot), waiting AS (SELECT s.slots, s.cluster_size"
+        f" FROM sessions s WHERE {mine} AND {LIVE} AND s.status = 'PENDING') SELECT"
         " (SELECT COALESCE(max(sessions), 0) FROM held) AS sessions,"
         " (SELECT jsonb_object_agg(slot, amount) FROM held) AS slots,"
         " (SELECT count(*) FROM waiting) AS pending,"
