@@ -163,19 +163,23 @@ def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
 
 
 def parse_not_before(words: str) -> datetime:
-    """An ISO time (UTC unless it says otherwise), or a span from now on."""
+    return parse_moment("not_before", words)
+
+
+def parse_moment(field: str, words: str, *, since: datetime | None = None) -> datetime:
+    """An ISO time (UTC unless it says otherwise), or a span, from now on if nothing else is said."""
     span = _SPAN.fullmatch(words.strip())
     try:
         if span is not None:
-            return datetime.now(UTC) + timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+            return (since or datetime.now(UTC)) + timedelta(seconds=float(span[1]) * _UNITS[span[2]])
         moment = datetime.fromisoformat(words.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(
-            f"not_before {words[:80]!r} is no time; allowed is an ISO time such as 2030-01-31T08:00:00Z,"
+            f"{field} {words[:80]!r} is no time; allowed is an ISO time such as 2030-01-31T08:00:00Z,"
             " or a span such as 90s, 10m, 2h or 1d",
             code="malformed-time",
-            data={"field": "not_before"},
+            data={"field": field},
         ) from None
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from api.deps import Who, With
 from api.schemas import Login
-from moorage.db import sessions
+from moorage.db import quotas, sessions
 
 router = APIRouter()
 
@@ -30,8 +30,11 @@ async def login(login: Login, parts: With) -> dict[str, Any]:
 
 @router.get("/resource", summary="What the cluster has and holds", tags=["cluster"])
 async def resource(who: Who, parts: With) -> Response:
-    """Base units: cpu in millicores, mem in bytes."""
-    return JSONResponse(await sessions.cluster(parts.engine))
+    """Base units: cpu in millicores, mem in bytes. `quotas`: what one's key, oneself, one's projects and the domain
+    use, and may.
+    """
+    cluster = await sessions.cluster(parts.engine)
+    return JSONResponse({**cluster, "quotas": await quotas.own(parts.engine, who)})
 
 
 @router.get("/health/live", summary="This process works", tags=["system"])

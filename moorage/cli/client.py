@@ -132,6 +132,38 @@ class Client:
     def remove_limit(self, scope: str, name: str) -> None:
         self._request("DELETE", f"/limit/{scope}/{_quoted(name)}")
 
+    def policies(self, kind: str | None = None) -> list[Json]:
+        items: list[Json] = self._json("GET", "/policy", params={"kind": kind} if kind else {})["items"]
+        return items
+
+    def policy(self, kind: str, name: str) -> Json:
+        return self._json("GET", f"/policy/{kind}/{_quoted(name)}")
+
+    def create_policy(self, body: Json) -> Json:
+        return self._json("POST", "/policy", json=body)
+
+    def change_policy(self, kind: str, name: str, body: Json) -> Json:
+        return self._json("PATCH", f"/policy/{kind}/{_quoted(name)}", json=body)
+
+    def remove_policy(self, kind: str, name: str) -> None:
+        self._request("DELETE", f"/policy/{kind}/{_quoted(name)}")
+
+    def quotas(self, scope: str | None = None, name: str | None = None) -> list[Json]:
+        """Of oneself, or of one owner."""
+        params = {"scope": scope, "name": name} if scope and name else {}
+        items: list[Json] = self._json("GET", "/quota", params=params)["items"]
+        return items
+
+    def grants(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/grant")["items"]
+        return items
+
+    def grant(self, body: Json) -> Json:
+        return self._json("POST", "/grant", json=body)
+
+    def revoke_grant(self, grant_id: str) -> None:
+        self._request("DELETE", f"/grant/{_quoted(grant_id)}")
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200

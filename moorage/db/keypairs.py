@@ -76,7 +76,13 @@ async def create(engine: AsyncEngine, seal: Seal, who: Principal, user: str | No
 
 
 async def insert(
-    connection: AsyncConnection, seal: Seal, user_id: str, role: str, pair: tuple[str, str] | None = None
+    connection: AsyncConnection,
+    seal: Seal,
+    user_id: str,
+    role: str,
+    pair: tuple[str, str] | None = None,
+    *,
+    policy: str = "",
 ) -> dict[str, str]:
     """A new key pair of a user, with what is usual for its rank; its first one is its main one."""
     access_key, secret_key = pair or (new_access_key(), new_secret_key())
@@ -90,7 +96,7 @@ async def insert(
             "key": access_key,
             "user": user_id,
             "secret": seal.seal(secret_key.encode()),
-            "policy": "unlimited" if is_superadmin else "default",
+            "policy": policy or ("unlimited" if is_superadmin else "default"),
             "rate_limit": None if is_superadmin else DEFAULT_RATE_LIMIT,
         },
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import dependencies, groups, sessions
+from moorage.db import ceilings, dependencies, groups, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
 from moorage.db.room import check_designated, check_room
@@ -63,6 +63,7 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
     try:
         async with engine.begin() as connection:
             pending_timeout_s = await _admit(connection, who, new)
+            new = await held_to_ceilings(connection, who, new)
             needed = await _needed(connection, who, new)
             await check_pending(connection, who, new.slots, new.cluster_size)
             values = _values(session_id, seal, who, new) | {"pending": pending_timeout_s, "needed": needed}
@@ -78,6 +79,21 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
     row = await sessions.by_id(engine, session_id)
     assert row is not None
     return row, True
+
+
+async def held_to_ceilings(connection: AsyncConnection, who: Principal, new: NewSession) -> NewSession:
+    """The wish with the longest lifetime that its owners allow, if it named none; refused if they allow less."""
+    lifetime_s = await ceilings.check(
+        connection,
+        who,
+        slots=new.slots,
+        kernels=new.cluster_size,
+        priority=new.priority,
+        job_priority=new.job_priority,
+        lifetime_s=new.lifetime_s,
+        batch_timeout_s=new.batch_timeout_s,
+    )
+    return replace(new, lifetime_s=lifetime_s)
 
 
 _INSERT = (

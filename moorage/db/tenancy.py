@@ -40,8 +40,12 @@ async def create_user(
     *,
     role: str = "user",
     key_pair: tuple[str, str] | None = None,
+    policy: str = "",
 ) -> tuple[str, str]:
-    """A user of the default project with one key pair, a new one if none is given: (access key, secret key)."""
+    """A user of the default project with one key pair, a new one if none is given: (access key, secret key).
+
+    `policy` is the key pair's; superadmins have `unlimited` and others `default` if none is named.
+    """
     new = users.NewUser(email=checked_email(email), domain="default", role=role)
     digest = await asyncio.to_thread(users.hashed, password)
     async with engine.begin() as connection:
@@ -51,5 +55,5 @@ async def create_user(
             text("INSERT INTO memberships (user_id, project_id) VALUES (:user, :project)"),
             {"user": user_id, "project": DEFAULT_PROJECT},
         )
-        made = await keypairs.insert(connection, seal, user_id, role, key_pair)
+        made = await keypairs.insert(connection, seal, user_id, role, key_pair, policy=policy)
     return made["access_key"], made["secret_key"]

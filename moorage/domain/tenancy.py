@@ -18,6 +18,14 @@ class Rank(StrEnum):
     USER = "user"
 
 
+class PolicyKind(StrEnum):
+    """Whom a resource policy is for. Domains have limits of their own and no policy."""
+
+    KEYPAIR = "keypair"
+    USER = "user"
+    PROJECT = "project"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks, and with what it holds. `project` is where its sessions go unless they name another.

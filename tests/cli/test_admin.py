@@ -22,6 +22,8 @@ GROUP: dict[str, Any] = {
 LIMIT: dict[str, Any] = {
     "scope": "user", "name": "ada@example.org", "max_sessions": 5, "max_slots": {"cpu": 1500, "cuda.shares": 50},
     "max_pending": None, "max_pending_slots": {"mem": GIB}, "weight": 2.0,
+    "max_containers": 4, "max_priority": None, "max_job_priority": None, "max_lifetime_s": 7200.0,
+    "idle_timeout_s": None, "allowed_folder_hosts": None,
 }  # fmt: skip
 AGENT: dict[str, Any] = {
     "id": "node1", "status": "ALIVE", "schedulable": False, "resource_group": "gpu", "runtime": "docker",

@@ -6,17 +6,6 @@ What one may not even see answers 404, what one may see but not do 403; anything
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
-
-import pytest
-from sqlalchemy import text
-
-from api.permissions import OPEN, ROUTES, SIGNED_IN
-from tests.support.gateway import Gateway
-from tests.support.tenants import Person, Tenants, settle
-
 ASKERS = ("root", "mona", "dora", "pia", "ada")
 ALL, ALPHA, ONE, OWN, NONE = (
     ("own", "ben", "cleo", "dan"), ("own", "ben", "cleo"), ("own", "ben"), ("own",), (),
