@@ -20,7 +20,23 @@ from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
-from api.routes import agents, cluster, decisions, grants, graphql, groups, limits, policies, quotas, sessions
+from api.routes import (
+    agents,
+    cluster,
+    decisions,
+    domains,
+    grants,
+    graphql,
+    groups,
+    keypairs,
+    limits,
+    policies,
+    projects,
+    quotas,
+    roles,
+    sessions,
+    users,
+)
 from moorage import log
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
@@ -28,7 +44,23 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
-_ROOMS = (cluster, sessions, decisions, agents, groups, limits, policies, quotas, grants, graphql)
+_ROOMS = (
+    agents,
+    cluster,
+    decisions,
+    domains,
+    grants,
+    graphql,
+    groups,
+    keypairs,
+    limits,
+    policies,
+    projects,
+    quotas,
+    roles,
+    sessions,
+    users,
+)
 
 
 def build(settings: Settings, lives: Lives | None = None) -> FastAPI:

@@ -73,6 +73,7 @@ class CreateSession(BaseModel):
     resources: dict[Text, Text | int | float] = Field(default_factory=dict, description="cpu in cores, mem as 256m")
     priority: int = Field(default=10, ge=0, le=100)
     resource_group: Text = "default"
+    project: Text | None = Field(default=None, max_length=130, description="one of one's own; the main one if left out")
     on_node_loss: NodeLossPolicy = NodeLossPolicy.FAIL
     pending_timeout_s: Seconds | None = Field(default=None, description="0 is none; left out, the group decides")
     lifetime_s: Seconds = 0

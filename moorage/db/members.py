@@ -73,6 +73,20 @@ async def remove(engine: AsyncEngine, who: Principal, project: str, user: str) -
         await _audit(connection, who, row, member, before={"member": member["email"]})
 
 
+async def hold(connection: AsyncConnection, who: Principal) -> None:
+    """Refuses whoever was shut out, or isn't of the project any more; else neither changes until the commit."""
+    row = await one(
+        connection,
+        "SELECT 1 FROM users u JOIN memberships m ON m.user_id = u.id JOIN projects p ON p.id = m.project_id"
+        " JOIN domains d ON d.name = p.domain WHERE u.id = CAST(:user AS uuid) AND p.id = CAST(:project AS uuid)"
+        " AND u.status = 'active' AND p.is_active AND (d.is_active OR u.role = 'superadmin')"
+        " FOR KEY SHARE OF u, m, p",
+        {"user": who.user_id, "project": who.project_id},
+    )
+    if row is None:
+        raise projects.not_of(who.project)
+
+
 async def _of_domain(connection: AsyncConnection, user: str, domain: str) -> Row:
     """Whoever administers a project may name everybody of its domain, by the exact address."""
     row = await one(

@@ -195,13 +195,17 @@ def chosen(who: Principal, ref: str | None) -> Principal:
         else:
             found = name if domain == who.domain and name in who.projects else None
     if found is None:
-        raise NotFound(
-            f"you belong to no active project {(ref or who.project)[:130]!r}",
-            code="unknown-project",
-            hint="GET /whoami lists yours",
-            data={"field": "project"},
-        )
+        raise not_of(ref or who.project)
     return replace(who, project_id=who.projects[found], project=found)
+
+
+def not_of(ref: str) -> NotFound:
+    return NotFound(
+        f"you belong to no active project {ref[:130]!r}",
+        code="unknown-project",
+        hint="GET /whoami lists yours",
+        data={"field": "project"},
+    )
 
 
 def unknown(ref: str) -> NotFound:

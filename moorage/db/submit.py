@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from moorage.db import ceilings, dependencies, groups, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
+from moorage.db.members import hold as hold_membership
 from moorage.db.room import check_designated, check_room
 from moorage.domain.errors import Conflict, Forbidden, InvalidRequest
 from moorage.domain.ids import new_id
@@ -62,6 +63,7 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
     session_id = new_id()
     try:
         async with engine.begin() as connection:
+            await hold_membership(connection, who)
             pending_timeout_s = await _admit(connection, who, new)
             new = await held_to_ceilings(connection, who, new)
             needed = await _needed(connection, who, new)

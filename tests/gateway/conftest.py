@@ -14,6 +14,7 @@ from moorage.seal import Seal
 from moorage.settings import Settings
 from tests.support.builders import KEYS
 from tests.support.gateway import JWT_KEY, PASSWORD, Gateway, RecordedLives, basic
+from tests.support.tenants import Tenants, settled
 
 
 @pytest.fixture
@@ -30,3 +31,8 @@ async def gateway(database_url: str, engine: AsyncEngine) -> AsyncIterator[Gatew
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
     ):
         yield Gateway(app, http, lives, engine, basic(*ada), basic(*bob), basic(*root))
+
+
+@pytest.fixture
+async def tenants(gateway: Gateway) -> Tenants:
+    return await settled(gateway)
