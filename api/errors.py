@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import asyncpg
@@ -61,9 +61,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = dict(_field_and_words(one) for one in error.errors())
-        words = "; ".join(message if field == "body" else f"{field}: {message}" for field, message in fields.items())
-        return problem(InvalidRequest(words[:1000], data=fields))
+        inner = [{**one, "loc": one["loc"][1:]} for one in error.errors()]
+        return problem(invalid_request(inner))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
@@ -91,9 +90,16 @@ def install(app: FastAPI) -> None:
         return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
 
 
+def invalid_request(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
+    """Pydantic's findings, each with its field. `loc` begins within the body."""
+    fields = dict(_field_and_words(one) for one in errors)
+    words = "; ".join(message if field == "body" else f"{field}: {message}" for field, message in fields.items())
+    return InvalidRequest(words[:1000], data=fields)
+
+
 def _field_and_words(error: Mapping[str, Any]) -> tuple[str, str]:
     """`body` is the whole of it. Pydantic's words, but for those that speak of its own ways."""
-    kind, place = str(error["type"]), ".".join(str(part) for part in error["loc"][1:])
+    kind, place = str(error["type"]), ".".join(str(part) for part in error["loc"])
     if kind == "json_invalid":
         return "body", f"the body is not JSON: {error['ctx']['error']} at character {place}"
     if kind == "missing" and not place:
