@@ -35,10 +35,6 @@ class Seal:
             raise ValueError(f"no key {key_id.decode(errors='replace')!r} in MOORAGE_PAYLOAD_KEYS")
         return self._ciphers[key_id].decrypt(rest[:12], rest[12:], key_id)
 
-    def is_current(self, sealed: bytes) -> bool:
-        """Whether the first key sealed it."""
-        return sealed.partition(b":")[0] == self._current
-
     @property
     def current(self) -> str:
         """The id of the first key."""

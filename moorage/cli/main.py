@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
+from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, rekey, roles, sessions, show, system
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "down": system.down,
     "status": system.status,
     "check": check.check,
+    "rekey": rekey.rekey,
     "api": roles.api,
     "worker": roles.worker,
     "agent": roles.agent,

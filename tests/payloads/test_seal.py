@@ -53,9 +53,3 @@ def test_what_is_no_key_ring_is_refused_without_quoting_it(keys: str) -> None:
 
 def test_a_ring_shows_no_key() -> None:
     assert "11" * 8 not in repr(Seal(OLD))
-
-
-def test_a_seal_tells_whether_it_is_the_newest() -> None:
-    ring = Seal(f"{NEW},{OLD}")
-    assert ring.is_current(ring.seal(b"x"))
-    assert not ring.is_current(Seal(OLD).seal(b"x"))
