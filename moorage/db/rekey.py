@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -53,7 +53,7 @@ async def remaining(engine: AsyncEngine, seal: Seal) -> dict[str, dict[str, int]
     return found
 
 
-async def reseal(engine: AsyncEngine, seal: Seal) -> AsyncIterator[tuple[str, int]]:
+async def reseal(engine: AsyncEngine, seal: Seal) -> AsyncGenerator[tuple[str, int], None]:
     """(column, values sealed anew) after each batch, until none is left. What was done stays done when it breaks off.
 
     Rows that somebody else changes at the moment are waited for: what he writes is sealed with his first key.

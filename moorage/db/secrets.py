@@ -38,13 +38,14 @@ class Owner:
     domain: str
 
     def demanded(self, who: Principal, permission: str) -> None:
-        projects, user = ((self.id,), "") if self.column == "project_id" else ((), self.id)
-        who.demand(permission, domain=self.domain, projects=projects, user=user)
+        if self.project_id:
+            who.demand(permission, domain=self.domain, projects=(self.id,))
+        else:
+            who.demand(permission, domain=self.domain, user=self.id)
 
     @property
-    def scope(self) -> dict[str, str]:
-        """For the audit."""
-        return {"domain": self.domain, self.column: self.id}
+    def project_id(self) -> str:
+        return self.id if self.column == "project_id" else ""
 
 
 async def put(
@@ -80,7 +81,8 @@ async def put(
             f"{owner.name}/{name}",
             before=found,
             after=shown,
-            **owner.scope,
+            domain=owner.domain,
+            project_id=owner.project_id,
         )
         return shown, bool(row.made)
 
@@ -108,7 +110,10 @@ async def remove(engine: AsyncEngine, who: Principal, name: str, *, project: str
             text(f"DELETE FROM secrets WHERE {owner.column} = :owner AND name = :name"),
             {"owner": owner.id, "name": name},
         )
-        await audit.write(connection, who, "secret:delete", f"{owner.name}/{name}", before=found, **owner.scope)
+        entity_id, project_id = f"{owner.name}/{name}", owner.project_id
+        await audit.write(
+            connection, who, "secret:delete", entity_id, before=found, domain=owner.domain, project_id=project_id
+        )
 
 
 async def refer(
@@ -240,12 +245,12 @@ async def _locked(connection: AsyncConnection, owner: Owner, name: str) -> dict[
         {"owner": owner.id, "name": name},
     )
     row = rows.mappings().one_or_none()
-    return None if row is None else _plain(row)
+    return None if row is None else _plain(dict(row))
 
 
 async def _shown(connection: AsyncConnection, secret_id: str) -> dict[str, Any]:
     rows = await connection.execute(text(f"SELECT {_SHOWN}{_FROM} WHERE x.id = :id"), {"id": secret_id})
-    return _plain(rows.mappings().one())
+    return _plain(dict(rows.mappings().one()))
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from moorage.db import ledger, placements
+from moorage.db import ledger
 from moorage.db.tenancy import DEFAULT_PROJECT
 from moorage.domain.ids import new_id
 from moorage.domain.session import KernelSpec
@@ -44,8 +44,8 @@ async def make_admin(gateway: Gateway, email: str, role: str = "project-admin") 
         )
 
 
-async def spec_of(gateway: Gateway, session_id: str) -> KernelSpec:
-    """As the scheduler makes it when it places the session."""
+async def specs_of(gateway: Gateway, session_id: str) -> list[KernelSpec]:
+    """As the scheduler makes them when it places the session."""
     seal = Seal(KEYS)
     async with gateway.engine.connect() as connection:
         rows = await connection.execute(
@@ -56,7 +56,11 @@ async def spec_of(gateway: Gateway, session_id: str) -> KernelSpec:
             {"id": session_id},
         )
         row = dict(rows.mappings().one())
-    [spec] = ledger.kernel_specs(row, {row["kernels"][0]["id"]: "n1"}, {}, seal)
+    return ledger.kernel_specs(row, {kernel["id"]: "n1" for kernel in row["kernels"]}, {}, seal)
+
+
+async def spec_of(gateway: Gateway, session_id: str) -> KernelSpec:
+    [spec] = await specs_of(gateway, session_id)
     return spec
 
 
@@ -180,10 +184,7 @@ async def test_secrets_go_where_they_are_wanted_beside_the_environment(gateway: 
 async def test_each_kernel_of_a_gang_gets_them(gateway: Gateway) -> None:
     await put(gateway, "TOKEN")
     session = await gateway.submitted(secrets=["TOKEN"], cluster_size=2)
-    status, _, kernels = await ledger.session_state(gateway.engine, session["id"], Seal(KEYS))
-    assert (status, kernels) == ("PENDING", [])
-    assert placements.kernel_specs is ledger.kernel_specs
-    assert (await spec_of(gateway, session["id"])).env == {"TOKEN": VALUE}
+    assert [spec.env for spec in await specs_of(gateway, session["id"])] == [{"TOKEN": VALUE}] * 2
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ SECRET = "hunter2-hunter2"
 
 
 def with_keys(temporal: WorkflowEnvironment, keys: str) -> Client:
-    return Client(**{**temporal.client.config(), "data_converter": data_converter(keys)})  # type: ignore[misc]
+    return Client(temporal.client.service_client, data_converter=data_converter(keys))
 
 
 def control(client: Client, queue: str, world: World) -> Worker:
