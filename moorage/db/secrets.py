@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -195,7 +196,7 @@ async def _resolved(
                 data={"field": "secrets", "name": one.name},
             )
         value = seal.open(bytes(found[one.name].value))
-        size += len(value)
+        size += len(value) if one.kind is Target.FILE else len(json.dumps(value.decode(errors="replace")))
         if one.kind is Target.ENV and not _is_text(value):
             raise InvalidRequest(
                 f"secret {one.name!r} is no text and can't be a variable; ask for it as a file",

@@ -257,7 +257,10 @@ async def test_more_than_a_message_carries_is_refused_when_submitted(gateway: Ga
     await put(gateway, "big", "x" * 64 * 1024)
     problem = refused(await gateway.submit(secrets=["big"], cluster_size=17), 400, "secrets-too-large")
     assert problem["data"]["most"] == 1024 * 1024
-    await gateway.submitted(secrets=["big"], cluster_size=16)
+    await gateway.submitted(secrets=[{"name": "big", "file": "/big"}], cluster_size=16)
+    await put(gateway, "wide", "\x01" * 64 * 1024)  # six times as long in a message
+    refused(await gateway.submit(secrets=["wide"], cluster_size=3), 400, "secrets-too-large")
+    await gateway.submitted(secrets=["wide"], cluster_size=2)
 
 
 async def test_a_secret_in_use_is_not_removed_unless_forced(gateway: Gateway) -> None:
