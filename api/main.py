@@ -34,6 +34,7 @@ from api.routes import (
     projects,
     quotas,
     roles,
+    secrets,
     sessions,
     users,
 )
@@ -58,6 +59,7 @@ _ROOMS = (
     projects,
     quotas,
     roles,
+    secrets,
     sessions,
     users,
 )

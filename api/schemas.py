@@ -13,6 +13,7 @@ from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
+from moorage.domain.secrets import SecretUse, checked_uses, secret_use
 from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, SessionType
 from moorage.scheduler.snapshot import ClusterMode
 
@@ -49,6 +50,18 @@ class Login(BaseModel):
     password: Text = Field(max_length=1024)
 
 
+class UseSecret(BaseModel):
+    """A secret by name, as a variable or as a file; without either as its name suggests."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Text
+    env: Text | None = None
+    file: Text | None = None
+
+    def checked(self) -> SecretUse:
+        return secret_use(self.name, env=self.env, file=self.file)
+
+
 class CreateSession(BaseModel):
     """A wish. Unknown fields are refused."""
 
@@ -69,7 +82,8 @@ class CreateSession(BaseModel):
     name: Text | None = None
     type: SessionType = SessionType.INTERACTIVE
     command: list[Text] = Field(default_factory=list, max_length=1024)
-    env: dict[Text, Text] = Field(default_factory=dict)
+    env: dict[Text, Text] = Field(default_factory=dict, repr=False)
+    secrets: list[Text | UseSecret] = Field(default_factory=list, max_length=32, description="names, or where to")
     resources: dict[Text, Text | int | float] = Field(default_factory=dict, description="cpu in cores, mem as 256m")
     priority: int = Field(default=10, ge=0, le=100)
     resource_group: Text = "default"
@@ -105,6 +119,7 @@ class CreateSession(BaseModel):
         size = sum(len(name) + len(value) for name, value in self.env.items())
         if size > _ENV_BYTES:
             raise InvalidRequest(f"env: {size} bytes; at most {_ENV_BYTES} are allowed", data={"field": "env"})
+        uses = [secret_use(one) if isinstance(one, str) else one.checked() for one in self.secrets]
         if 0 < self.lifetime_s < self.batch_timeout_s:
             raise InvalidRequest(
                 f"batch_timeout_s {self.batch_timeout_s:g} is longer than lifetime_s {self.lifetime_s:g}",
@@ -117,6 +132,7 @@ class CreateSession(BaseModel):
             type=self.type,
             command=self.command or list(IDLE),
             env=self.env,
+            secrets=checked_uses(uses, self.env),
             slots=_slots(self.resources),
             priority=self.priority,
             resource_group=self.resource_group,

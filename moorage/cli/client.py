@@ -164,6 +164,17 @@ class Client:
     def revoke_grant(self, grant_id: str) -> None:
         self._request("DELETE", f"/grant/{_quoted(grant_id)}")
 
+    def secrets(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/secret")["items"]
+        return items
+
+    def put_secret(self, name: str, body: Json) -> Json:
+        return self._json("PUT", f"/secret/{_quoted(name)}", json=body)
+
+    def remove_secret(self, name: str, *, project: str | None, force: bool) -> None:
+        params = {"force": str(force).lower()} | ({"project": project} if project else {})
+        self._request("DELETE", f"/secret/{_quoted(name)}", params=params)
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200

@@ -7,7 +7,22 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, quotas, roles, sessions, show, system
+from moorage.cli import (
+    agents,
+    bench,
+    check,
+    cluster,
+    decisions,
+    groups,
+    limits,
+    quotas,
+    rekey,
+    roles,
+    secrets,
+    sessions,
+    show,
+    system,
+)
 from moorage.cli.admin.app import admin
 from moorage.domain.errors import MoorageError
 
@@ -37,6 +52,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "down": system.down,
     "status": system.status,
     "check": check.check,
+    "rekey": rekey.rekey,
     "api": roles.api,
     "worker": roles.worker,
     "agent": roles.agent,
@@ -49,6 +65,7 @@ _NOUNS = {
     "limits": limits.app,
     "quota": quotas.app,
     "admin": admin,
+    "secret": secrets.app,
     "bench": bench.app,
 }
 for _noun, _sub in _NOUNS.items():

@@ -40,6 +40,7 @@ def run(
     mem: Annotated[str, typer.Option(help="Memory, for example 256m or 2g.")] = "256m",
     name: Annotated[str | None, typer.Option(help="Name; one is made up by default.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated.")] = None,
+    secret: Annotated[list[str] | None, typer.Option(help="NAME, NAME=VARIABLE or NAME=/PATH; repeatable.")] = None,
     type: Annotated[SessionType | None, typer.Option(help="Batch with a command, else interactive.")] = None,
     priority: Annotated[int | None, typer.Option(help="0 to 100, 10 by default; higher goes first.")] = None,
     group: Annotated[str | None, typer.Option(help="Resource group.")] = None,
@@ -72,6 +73,7 @@ def run(
     }
     wishes: Json = {
         "name": name,
+        "secrets": [secret_use(one) for one in secret or []] or None,
         "priority": priority,
         "resource_group": group,
         "cluster_size": cluster_size,
@@ -250,6 +252,14 @@ def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
             (event["seq"], clock, event["to_status"], stayed, event["actor"], event["reason"], event["message"])
         )
     return rows
+
+
+def secret_use(text: str) -> str | Json:
+    """NAME, NAME=VARIABLE or NAME=/a/path, as the API takes it."""
+    name, equals, target = text.partition("=")
+    if not equals:
+        return name
+    return {"name": name, "file" if target.startswith("/") else "env": target}
 
 
 def gpus(words: str | None) -> dict[str, str]:

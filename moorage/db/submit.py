@@ -12,13 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import ceilings, dependencies, groups, sessions
+from moorage.db import ceilings, dependencies, groups, secrets, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
 from moorage.db.members import hold as hold_membership
 from moorage.db.room import check_designated, check_room
 from moorage.domain.errors import Conflict, Forbidden, InvalidRequest
 from moorage.domain.ids import new_id
+from moorage.domain.secrets import SecretUse
 from moorage.domain.session import DependencyPolicy
 from moorage.domain.tenancy import Principal
 from moorage.scheduler.snapshot import ClusterMode
@@ -33,7 +34,7 @@ class NewSession:
     image: str
     type: str
     command: list[str]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     slots: dict[str, int]
     priority: int
     resource_group: str
@@ -51,6 +52,7 @@ class NewSession:
     agents: list[str] = field(default_factory=list)
     preemptible: bool = True
     job_priority: int = 0
+    secrets: list[SecretUse] = field(default_factory=list)
     idempotency_key: str | None = None
     idempotency_hash: str | None = None
 
@@ -70,6 +72,15 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
             await check_pending(connection, who, new.slots, new.cluster_size)
             values = _values(session_id, seal, who, new) | {"pending": pending_timeout_s, "needed": needed}
             await connection.execute(text(_INSERT), values)
+            await secrets.refer(
+                connection,
+                seal,
+                who,
+                new.secrets,
+                session_id=session_id,
+                project_id=who.project_id,
+                kernels=new.cluster_size,
+            )
     except (IntegrityError, Conflict) as error:
         # The same request may have come twice at once: the second one gets what the first one made.
         again = await _made_before(engine, who, new)

@@ -194,6 +194,18 @@ STATEMENTS = [
         kind text NOT NULL CHECK (kind IN ('env', 'file')), target text NOT NULL,
         PRIMARY KEY (session_id, kind, target))""",
     "CREATE INDEX sessions_with_a_secret ON session_secrets (secret_id)",
+    # An ended session needs its environment no more, whoever ended it; secrets that nobody needs are not kept.
+    """CREATE OR REPLACE FUNCTION guard_session_move() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF OLD.status IN ('TERMINATED', 'CANCELLED', 'ERROR') THEN
+            RAISE EXCEPTION 'session % is % and never changes again', OLD.id, OLD.status;
+        END IF;
+        IF NEW.status IN ('TERMINATED', 'CANCELLED', 'ERROR') THEN NEW.env := NULL; END IF;
+        RETURN NEW;
+    END $$""",
+    "ALTER TABLE sessions DISABLE TRIGGER guard_session_move",
+    f"UPDATE sessions SET env = NULL WHERE env IS NOT NULL AND NOT ({_LIVE})",
+    "ALTER TABLE sessions ENABLE TRIGGER guard_session_move",
     # Append-only, each row covers the one before it. `record` is canonical JSON and the truth; columns are for finding.
     """CREATE TABLE audit (
         seq bigint PRIMARY KEY, at timestamptz NOT NULL, actor text NOT NULL, acted_as text NOT NULL,
