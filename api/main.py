@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 
 from api import errors, permissions
 from api.auth.gate import Authentication
+from api.auth.tokens import Tokens
 from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
@@ -37,6 +38,7 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
+        tokens = Tokens(engine, settings.jwt_key)
         changes = Changes(settings.database_url)
         listening = asyncio.create_task(changes.listen())
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
@@ -44,7 +46,8 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
                 settings=settings,
                 engine=engine,
                 seal=seal,
-                authentication=Authentication(engine, seal, settings.jwt_key),
+                authentication=Authentication(engine, seal, tokens),
+                tokens=tokens,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
