@@ -16,12 +16,13 @@ from fastapi_offline import FastAPIOffline
 
 from api import errors, permissions
 from api.auth.gate import Authentication
+from api.auth.memory import Memory
 from api.auth.tokens import Tokens
 from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
-from api.routes import agents, cluster, decisions, groups, limits, sessions
+from api.routes import agents, cluster, decisions, groups, limits, sessions, tokens
 from moorage import log
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
@@ -29,7 +30,7 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
-_ROOMS = (cluster, sessions, decisions, agents, groups, limits)
+_ROOMS = (cluster, sessions, decisions, agents, groups, limits, tokens)
 
 
 def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
@@ -38,24 +39,25 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
-        tokens = Tokens(engine, settings.jwt_key)
+        logins, memory = Tokens(engine, settings.jwt_key), Memory(settings.database_url)
         changes = Changes(settings.database_url)
-        listening = asyncio.create_task(changes.listen())
+        listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
                 seal=seal,
-                authentication=Authentication(engine, seal, tokens),
-                tokens=tokens,
+                authentication=Authentication(engine, seal, logins, memory),
+                tokens=logins,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
             )
             yield
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
+        for task in listening:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await asyncio.gather(*app.state.parts.tasks, return_exceptions=True)
         await engine.dispose()
 
@@ -85,7 +87,7 @@ def _tell_how_to_log_in(app: FastAPI) -> None:
         document = made()
         document.setdefault("components", {})["securitySchemes"] = {
             "access key": {"type": "http", "scheme": "basic", "description": "access key and secret key"},
-            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login"},
+            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login or POST /token"},
         }
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
