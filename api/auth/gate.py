@@ -62,7 +62,7 @@ class Authentication:
         self._engine = engine
         self._seal = seal
         self._logins = logins
-        self._memory = memory
+        self.memory = memory
         self._clock = clock
         # Opened for an unknown access key, so that it takes the same steps as a wrong secret.
         self._nobodys = seal.seal(secrets.token_bytes(40))
@@ -77,15 +77,15 @@ class Authentication:
 
     async def _known(self, said: Heads, connection: HTTPConnection) -> Known:
         authorization = said.get(b"authorization", "")
-        found = self._memory.get(authorization)
+        found = self.memory.get(authorization)
         if found is not None:
             return found
         scheme, _, credential = authorization.partition(" ")
         if signing.is_signature(scheme):
             return await self._by_signature(signing.read(authorization), said, connection)
-        since = self._memory.forgotten
+        since = self.memory.forgotten
         known, at_most_s = await self._by_words(scheme.lower(), credential.strip())
-        self._memory.put(authorization, known, since=since, at_most_s=at_most_s)
+        self.memory.put(authorization, known, since=since, at_most_s=at_most_s)
         return known
 
     async def _by_words(self, scheme: str, credential: str) -> tuple[Known, float]:
@@ -114,13 +114,13 @@ class Authentication:
         signing.check_date(asked.date, self._clock())
         body = await connection.body() if claim.nonce and isinstance(connection, Request) else b""
         key = (signing.Scheme.MOORAGE, claim.access_key)
-        known = self._memory.get(key)
+        known = self.memory.get(key)
         if known is None or not signing.is_right(claim, asked, known.secret, body=body):
-            since = self._memory.forgotten
+            since = self.memory.forgotten
             pair = await self._pair(claim.access_key)
             is_right = signing.is_right(claim, asked, pair.secret, body=body)
             known = Known(await self._owner(pair, is_right=is_right), secret=pair.secret)
-            self._memory.put(key, known, since=since)
+            self.memory.put(key, known, since=since)
         if claim.nonce and not await nonces.take(self._engine, claim.access_key, claim.nonce):
             raise Unauthenticated("this signed request came already", hint="sign each request anew, with its own nonce")
         return known
@@ -151,11 +151,11 @@ class Authentication:
 
     async def _acting(self, known: Known, other: str) -> Principal:
         key = (known.principal.user_id, known.principal.credential, other)
-        found = self._memory.get(key)
+        found = self.memory.get(key)
         if found is None:
-            since = self._memory.forgotten
+            since = self.memory.forgotten
             found = Known(await acting(self._engine, known, other))
-            self._memory.put(key, found, since=since)
+            self.memory.put(key, found, since=since)
         return found.principal
 
 

@@ -36,7 +36,7 @@ class Memory:
         self._database_url = database_url
         self._clock = clock
         self._known: OrderedDict[Hashable, tuple[float, Known]] = OrderedDict()
-        self._listens = False
+        self.listens = False
         self.forgotten = 0
 
     def get(self, key: Hashable) -> Known | None:
@@ -45,7 +45,7 @@ class Memory:
 
     def put(self, key: Hashable, known: Known, *, since: int, at_most_s: float = _REMEMBER_S) -> None:
         """`since` is `forgotten` from before it was looked up: what changed meanwhile is not remembered as it was."""
-        if not self._listens or since != self.forgotten:
+        if not self.listens or since != self.forgotten:
             return
         self._known[key] = (self._clock() + min(at_most_s, _REMEMBER_S), known)
         self._known.move_to_end(key)
@@ -58,13 +58,13 @@ class Memory:
             try:
                 async with listening(self._database_url, IDENTITY_CHANNEL) as changed:
                     self._forget()
-                    self._listens = True
+                    self.listens = True
                     while await changed.get() != CONNECTION_LOST:
                         self._forget()
             except (OSError, Exception) as error:
                 _log.warning("not listening for who changes", error=str(error)[:200])
             finally:
-                self._listens = False
+                self.listens = False
                 self._forget()
             await asyncio.sleep(0.5)
 
