@@ -57,17 +57,17 @@ class Memory:
         while True:
             try:
                 async with listening(self._database_url, IDENTITY_CHANNEL) as changed:
-                    self._forget()
+                    self.forget()
                     self.listens = True
                     while await changed.get() != CONNECTION_LOST:
-                        self._forget()
+                        self.forget()
             except (OSError, Exception) as error:
                 _log.warning("not listening for who changes", error=str(error)[:200])
             finally:
                 self.listens = False
-                self._forget()
+                self.forget()
             await asyncio.sleep(0.5)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self._known.clear()
         self.forgotten += 1

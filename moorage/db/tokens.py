@@ -61,10 +61,12 @@ async def create(
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT 1 FROM users WHERE id = :id FOR UPDATE"), {"id": who.user_id})
-            live = await connection.scalar(text(_LIVE_OF_ONE), {"user": who.user_id})
-            if live >= AT_MOST:
-                raise Conflict(f"{who.email} has {live} tokens; at most {AT_MOST} are allowed", code="too-many-tokens")
-            await connection.execute(text(_RELEASE_NAME), {"user": who.user_id, "name": name})
+            owned = (await connection.execute(text(_OWNED), {"user": who.user_id, "name": name})).one()
+            if owned.live >= AT_MOST:
+                words = f"{who.email} has {owned.live} tokens; at most {AT_MOST} are allowed"
+                raise Conflict(words, code="too-many-tokens", hint="revoke some first")
+            if owned.has_an_expired_namesake:  # an update of no row would still make everybody forget
+                await connection.execute(text(_RELEASE_NAME), {"user": who.user_id, "name": name})
             rows = await connection.execute(text(_INSERT), values)
             made = _plain({**rows.mappings().one(), "user": who.email})
             await audit.write(connection, who, "token:create", token_id, after=made)
@@ -73,7 +75,11 @@ async def create(
     return {**made, "token": f"{PREFIX}{token_id}_{secret}"}
 
 
-_LIVE_OF_ONE = "SELECT count(*) FROM tokens WHERE user_id = :user AND revoked_at IS NULL AND expires_at > now()"
+_OWNED = (
+    "SELECT count(*) FILTER (WHERE expires_at > now()) AS live,"
+    " COALESCE(bool_or(name = :name AND expires_at <= now()), false) AS has_an_expired_namesake"
+    " FROM tokens WHERE user_id = :user AND revoked_at IS NULL"
+)
 # One that has expired keeps its name from nobody.
 _RELEASE_NAME = (
     "UPDATE tokens SET revoked_at = expires_at"

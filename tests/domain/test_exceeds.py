@@ -66,9 +66,7 @@ def test_a_role_over_somebody_else_counts() -> None:
 
 
 def test_more_than_everybody_holds_for_himself_counts() -> None:
-    assert exceeds(
-        a_user("bob"), [Held(ScopeKind.USER, "ada", frozenset({"user:purge"}))], them="ada", domains=DOMAINS
-    )
+    assert exceeds(a_user("bob"), [Held(ScopeKind.USER, "ada", frozenset({"user:purge"}))], them="ada", domains=DOMAINS)
 
 
 def test_a_scope_in_no_known_domain_is_covered_by_no_domain() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from email.utils import formatdate
 
@@ -15,13 +14,10 @@ from fastapi import WebSocket
 from sqlalchemy import text
 
 from api import permissions
-from api.main import build
 from moorage import signing
 from moorage.db import nonces
 from moorage.domain.errors import InvalidRequest
-from moorage.settings import Settings
-from tests.support.builders import KEYS
-from tests.support.gateway import JWT_KEY, WISH, Gateway, RecordedLives, access_key_of, basic, refused
+from tests.support.gateway import WISH, Gateway, access_key_of, basic, refused
 from tests.support.signed import VERSION, as_backendai, as_moorage, keys_of, now, opened
 
 DATE = "2026-01-02T03:04:05.123456+00:00"
@@ -36,7 +32,7 @@ VECTORS = [
         "dba1fba79528971b935a0535780c230bae12dba3ee33dd0e615450e091be5505",
     ),
     (
-        replace(ASKED, method="POST", target="/session", date="2026-01-02T03:04:05+00:00", content_type="application/json"),
+        replace(ASKED, method="POST", target="/session", date=DATE[:19] + DATE[26:], content_type="application/json"),
         "8b38e068cc7318e2e0c4340ca6898565dddaf87c5bc82211f7bd72f54fc14b79",
     ),
     (
@@ -103,10 +99,8 @@ def test_every_guaranteed_hash_with_a_length_of_its_own_signs(name: str) -> None
 def test_whatever_is_covered_can_not_be_changed(other: signing.Asked) -> None:
     assert not signing.is_right(claim(VECTORS[0][1]), other, b"example-secret")
     strict = signing.read(signing.sign(ASKED, "a", "s")["Authorization"])
-    assert signing.is_right(strict, ASKED, b"s")
-    assert not signing.is_right(strict, replace(other, version=""), b"s") or other == replace(
-        ASKED, version=other.version
-    )
+    is_covered = replace(other, version=ASKED.version) != ASKED
+    assert signing.is_right(strict, other, b"s") != is_covered
 
 
 @pytest.mark.parametrize(
@@ -179,17 +173,17 @@ async def test_a_json_body_is_read_beside_the_signature(gateway: Gateway) -> Non
     assert (await gateway.get("/session", gateway.ada)).json()["total"] == 1
 
 
-@pytest.mark.parametrize("date", [now(-890), now(890), formatdate(usegmt=True)])
-async def test_clocks_may_differ_by_a_quarter_of_an_hour(gateway: Gateway, date: str) -> None:
-    headers = as_backendai(gateway.ada, date=date or formatdate(time.time(), usegmt=True))
-    assert (await gateway.http.get("/session", headers=headers)).status_code == 200
+async def test_clocks_may_differ_by_a_quarter_of_an_hour(gateway: Gateway) -> None:
+    for date in (now(-890), now(890), formatdate(time.time(), usegmt=True)):
+        for sign in (as_backendai, as_moorage):
+            assert (await gateway.http.get("/session", headers=sign(gateway.ada, date=date))).status_code == 200
 
 
-@pytest.mark.parametrize("ahead_s", [-905, 905])
-async def test_clocks_that_differ_more_are_told_so(gateway: Gateway, ahead_s: float) -> None:
-    for headers in (as_backendai(gateway.ada, date=now(ahead_s)), as_moorage(gateway.ada, date=now(ahead_s))):
-        problem = refused(await gateway.http.get("/session", headers=headers), 400, "invalid-auth-params")
-        assert "clock" in problem["title"]
+async def test_clocks_that_differ_more_are_told_so(gateway: Gateway) -> None:
+    for date in (now(-905), now(905)):
+        for sign in (as_backendai, as_moorage):
+            answer = await gateway.http.get("/session", headers=sign(gateway.ada, date=date))
+            assert "clock" in refused(answer, 400, "invalid-auth-params")["title"]
 
 
 async def test_the_date_may_stand_in_a_header_of_its_own(gateway: Gateway) -> None:
@@ -227,30 +221,30 @@ async def test_a_wrong_signature_is_refused_beside_right_ones(gateway: Gateway) 
     refused(await gateway.http.get("/session", headers=forged), 401, "auth-failed")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "BackendAI",
-        "BackendAI credential=a:b",
-        "BackendAI signMethod=HMAC-SHA256",
-        "BackendAI signMethod=HMAC-SHA256, credential=a",
-        "BackendAI signMethod=RSA-SHA256, credential=a:b",
-        "BackendAI signMethod=HMAC-NONE, credential=a:b",
-        "BackendAI signMethod=HMAC-SHA256, credential=a:b, credential=c:d",
-        "Moorage signMethod=HMAC-SHA256, credential=a:b",
-        "Moorage signMethod=HMAC-MD5, credential=a:b, nonce=0123456789abcdef",
-        "Moorage signMethod=HMAC-SHA256, credential=a:b, nonce=short",
-    ],
-)
-async def test_a_malformed_signature_is_told_so(gateway: Gateway, words: str) -> None:
-    headers = {"Authorization": words, "Date": now(), "X-BackendAI-Version": VERSION}
-    refused(await gateway.http.get("/session", headers=headers), 400, "invalid-auth-params")
+MALFORMED = [
+    "BackendAI",
+    "BackendAI credential=a:b",
+    "BackendAI signMethod=HMAC-SHA256",
+    "BackendAI signMethod=HMAC-SHA256, credential=a",
+    "BackendAI signMethod=RSA-SHA256, credential=a:b",
+    "BackendAI signMethod=HMAC-NONE, credential=a:b",
+    "BackendAI signMethod=HMAC-SHA256, credential=a:b, credential=c:d",
+    "Moorage signMethod=HMAC-SHA256, credential=a:b",
+    "Moorage signMethod=HMAC-MD5, credential=a:b, nonce=0123456789abcdef",
+    "Moorage signMethod=HMAC-SHA256, credential=a:b, nonce=short",
+]
 
 
-@pytest.mark.parametrize("value", [b"Basic \xff\xfe", b"Bearer a\tb", b"Basic " + b"x" * 9000])
-async def test_headers_with_strange_characters_or_lengths_are_refused(gateway: Gateway, value: bytes) -> None:
-    headers = httpx.Headers([(b"Authorization", value)])
-    refused(await gateway.http.get("/session", headers=headers), 400, "invalid-auth-params")
+async def test_a_malformed_signature_is_told_so(gateway: Gateway) -> None:
+    for words in MALFORMED:
+        headers = {"Authorization": words, "Date": now(), "X-BackendAI-Version": VERSION}
+        refused(await gateway.http.get("/session", headers=headers), 400, "invalid-auth-params")
+
+
+async def test_headers_with_strange_characters_or_lengths_are_refused(gateway: Gateway) -> None:
+    for value in (b"Basic \xff\xfe", b"Bearer a\tb", b"Basic " + b"x" * 9000):
+        headers = httpx.Headers([(b"Authorization", value)])
+        refused(await gateway.http.get("/session", headers=headers), 400, "invalid-auth-params")
 
 
 async def test_a_header_that_comes_twice_is_refused(gateway: Gateway) -> None:
@@ -262,18 +256,6 @@ async def test_a_header_that_comes_twice_is_refused(gateway: Gateway) -> None:
 # ---- the stricter one counts once
 
 
-@pytest.fixture
-async def replica(gateway: Gateway, database_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A second API on the same database."""
-    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32)
-    app = build(settings, lives=RecordedLives())
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
-    ):
-        yield http
-
-
 async def test_a_signed_request_counts_once(gateway: Gateway) -> None:
     body = b'{"image": "python:3.12", "type": "batch", "command": ["true"]}'
     headers = as_moorage(gateway.ada, "POST", body=body, content_type="application/json")
@@ -283,11 +265,11 @@ async def test_a_signed_request_counts_once(gateway: Gateway) -> None:
     assert (await gateway.get("/session")).json()["total"] == 1
 
 
-async def test_of_the_same_signed_request_at_two_replicas_one_counts(
-    gateway: Gateway, replica: httpx.AsyncClient
-) -> None:
+async def test_of_the_same_signed_request_at_two_replicas_one_counts(gateway: Gateway, replica: Gateway) -> None:
     headers = as_moorage(gateway.ada)
-    answers = await asyncio.gather(*(http.get("/session", headers=headers) for http in (gateway.http, replica) * 4))
+    answers = await asyncio.gather(
+        *(http.get("/session", headers=headers) for http in (gateway.http, replica.http) * 4)
+    )
     assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
 
 
