@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from moorage.db import tenancy
+from moorage.db.audit import Asking, asking
+from moorage.domain.errors import Forbidden
 from moorage.domain.ids import new_id
 from moorage.seal import Seal
 from tests.support.builders import KEYS
 from tests.support.gateway import PASSWORD, Gateway, basic, bearer, refused
-from tests.support.signed import a_connection, as_backendai
+from tests.support.signed import a_connection, as_backendai, memory_of
 
 
 def for_(email: str, name: str = "X-Moorage-Act-As") -> dict[str, str]:
@@ -156,17 +158,27 @@ async def test_an_actors_own_addresses_count(gateway: Gateway, cast: Cast) -> No
 # ---- where one asks from
 
 
-@pytest.mark.parametrize(
-    ("allowed", "status"),
-    [("{}", 200), ("{127.0.0.1}", 200), ("{10.0.0.0/8,127.0.*.*}", 200), ("{10.0.0.0/8}", 403), ("{::1}", 403)],
-)
-async def test_whoever_has_a_list_of_addresses_asks_from_these_alone(
-    gateway: Gateway, cast: Cast, allowed: str, status: int
-) -> None:
-    await cast.sql(f"UPDATE users SET allowed_client_ip = '{allowed}' WHERE email = 'ada@example.org'")
-    for _ in range(2):  # the second is remembered
-        answer = await gateway.get("/session")
-        assert answer.status_code == status
-        if status == 403:
-            assert refused(answer, 403, "address-not-allowed")["data"] == {"address": "127.0.0.1"}
+async def test_whoever_has_a_list_of_addresses_asks_from_these_alone(gateway: Gateway, cast: Cast) -> None:
+    allowed = {"{}": 200, "{127.0.0.1}": 200, "{10.0.0.0/8,127.0.*.*}": 200, "{10.0.0.0/8}": 403, "{::1}": 403}
+    for addresses, status in allowed.items():
+        await cast.sql(f"UPDATE users SET allowed_client_ip = '{addresses}' WHERE email = 'ada@example.org'")
+        memory_of(gateway.app).forget()
+        for _ in range(2):  # the second is remembered
+            answer = await gateway.get("/session")
+            assert answer.status_code == status, addresses
+    assert refused(answer, 403, "address-not-allowed")["data"] == {"address": "127.0.0.1"}
     assert (await gateway.get("/session", gateway.bob)).status_code == 200
+
+
+async def test_the_address_that_trusted_proxies_name_is_the_one_that_counts(gateway: Gateway, cast: Cast) -> None:
+    await cast.sql("UPDATE users SET allowed_client_ip = '{10.0.0.7}' WHERE email = 'ada@example.org'")
+    gate = gateway.app.state.parts.authentication
+    for address in ("10.0.0.7", "10.0.0.8"):
+        token = asking.set(Asking(address=address))
+        try:
+            who = await gate.principal(a_connection(gateway.ada))
+            assert (who.email, address) == ("ada@example.org", "10.0.0.7")
+        except Forbidden as refusal:
+            assert refusal.data == {"address": "10.0.0.8"}
+        finally:
+            asking.reset(token)
