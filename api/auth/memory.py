@@ -41,7 +41,12 @@ class Memory:
 
     def get(self, key: Hashable) -> Known | None:
         found = self._known.get(key)
-        return found[1] if found is not None and found[0] > self._clock() else None
+        if found is None:
+            return None
+        if found[0] > self._clock():
+            return found[1]
+        del self._known[key]
+        return None
 
     def put(self, key: Hashable, known: Known, *, since: int, at_most_s: float = _REMEMBER_S) -> None:
         """`since` is `forgotten` from before it was looked up: what changed meanwhile is not remembered as it was."""

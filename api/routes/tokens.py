@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,9 +34,15 @@ async def create(wish: CreateToken, who: Who, parts: With) -> Response:
 
 
 @router.get("", summary="Personal access tokens that still count")
-async def index(who: Who, parts: With) -> Response:
+async def index(
+    who: Who,
+    parts: With,
+    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> Response:
     """One's own, and for administrators those of their users. The tokens themselves are not kept."""
-    return JSONResponse({"items": await tokens.index(parts.engine, who)})
+    items, total = await tokens.index(parts.engine, who, limit=limit, offset=offset)
+    return JSONResponse({"items": items, "total": total, "limit": limit, "offset": offset})
 
 
 @router.delete("/{token_id}", status_code=204, summary="Revoke a personal access token")

@@ -133,9 +133,8 @@ class Client:
     def remove_limit(self, scope: str, name: str) -> None:
         self._request("DELETE", f"/limit/{scope}/{_quoted(name)}")
 
-    def tokens(self) -> list[Json]:
-        items: list[Json] = self._json("GET", "/token")["items"]
-        return items
+    def tokens(self) -> Json:
+        return self._json("GET", "/token")
 
     def create_token(self, body: Json) -> Json:
         return self._json("POST", "/token", json=body)

@@ -35,9 +35,12 @@ def create(
 @app.command()
 def ls(json: AsJson = False) -> None:
     """List the tokens that still count."""
-    items = Client().tokens()
+    found = Client().tokens()
+    items = found["items"]
     if json:
-        return show.as_json({"items": items})
+        return show.as_json(found)
+    if found["total"] > len(items):
+        show.note(f"the newest {len(items)} of {found['total']}")
     return show.table(
         ["ID", "NAME", "USER", "EXPIRES", "LAST USED", "PERMISSIONS"],
         [

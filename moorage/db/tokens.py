@@ -92,17 +92,23 @@ _INSERT = (
 )
 
 
-async def index(engine: AsyncEngine, who: Principal) -> list[dict[str, Any]]:
-    """The tokens that one may read and that still count, the newest first."""
+async def index(engine: AsyncEngine, who: Principal, *, limit: int, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The tokens that one may read and that still count, the newest first: (a page of them, how many there are)."""
     values: list[Any] = []
     seen = within(who.reach("token:read"), values, user="t.user_id", domain="u.domain")
+    matching = (
+        f"FROM tokens t JOIN users u ON u.id = t.user_id WHERE {seen} AND t.revoked_at IS NULL AND t.expires_at > now()"
+    )
     async with reading(engine) as connection:
+        total = await connection.fetchval(f"SELECT count(*) {matching}", *values)
         rows = await connection.fetch(
-            f"SELECT {_COLUMNS} FROM tokens t JOIN users u ON u.id = t.user_id WHERE {seen}"
-            " AND t.revoked_at IS NULL AND t.expires_at > now() ORDER BY t.created_at DESC, t.id LIMIT 1000",
+            f"SELECT {_COLUMNS} {matching} ORDER BY t.created_at DESC, t.id"
+            f" LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}",
             *values,
+            limit,
+            offset,
         )
-    return [_plain(row) for row in rows]
+    return [_plain(row) for row in rows], total
 
 
 async def revoke(engine: AsyncEngine, who: Principal, token_id: str) -> None:

@@ -19,6 +19,8 @@ TOKEN: dict[str, Any] = {
     "created_at": "2026-01-01T00:00:00+00:00", "expires_at": "2026-02-01T00:00:00+00:00", "last_used_at": None,
 }  # fmt: skip
 
+LISTED = {"items": [TOKEN], "total": 2, "limit": 100, "offset": 0}
+
 
 @pytest.fixture
 def heard() -> list[dict[str, Any]]:
@@ -34,7 +36,7 @@ def moor(heard: list[dict[str, Any]], tmp_path: Path) -> Iterator[Moor]:
     async def tokens(request: Request) -> dict[str, Any]:
         body = await request.body()
         heard.append({**request.headers, "body": json.loads(body) if body else None})
-        return {"items": [TOKEN]} if request.method == "GET" else TOKEN | {"token": "moor_pat_abc123_secret"}
+        return LISTED if request.method == "GET" else TOKEN | {"token": "moor_pat_abc123_secret"}
 
     @app.delete("/token/{token_id}", status_code=204)
     async def revoke(token_id: str) -> None:
@@ -53,8 +55,10 @@ def test_a_new_token_stands_alone_on_stdout(moor: Moor, heard: list[dict[str, An
 
 
 def test_tokens_are_listed_and_revoked(moor: Moor, heard: list[dict[str, Any]]) -> None:
-    assert "abc123  ci    ada@example.org" in moor("token", "ls").stdout
-    assert json.loads(moor("token", "ls", "--json").stdout) == {"items": [TOKEN]}
+    outcome = moor("token", "ls")
+    assert "abc123  ci    ada@example.org" in outcome.stdout
+    assert outcome.stderr == "the newest 1 of 2\n"
+    assert json.loads(moor("token", "ls", "--json").stdout) == LISTED
     assert moor("token", "rm", "abc123").returncode == 0
     assert heard[-1] == {"revoked": "abc123"}
 

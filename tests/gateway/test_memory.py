@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
 
 import pytest
 from sqlalchemy import event, text
@@ -191,6 +192,41 @@ async def test_an_unknown_key_takes_the_same_steps_as_a_wrong_secret(
             words.add(refusal.value.message)
     assert steps == {(1, 1)}
     assert len(words) == 1
+
+
+async def test_an_unknown_token_takes_the_same_steps_as_a_wrong_one(gateway: Gateway, statements: list[object]) -> None:
+    gate = gateway.app.state.parts.authentication
+    token = (await ways(gateway))["personal token"]()["Authorization"]
+    for wrong in (f"{token}x", token.replace("_pat_", "_pat_x")):
+        statements.clear()
+        with pytest.raises(Unauthenticated):
+            await gate.principal(a_connection({"Authorization": wrong}))
+        assert len(statements) == 1
+
+
+# ---- tokens from log-in are somebody else's to verify
+
+
+@dataclass
+class FakeLogins:
+    asked: list[str] = field(default_factory=list)
+
+    async def by_token(self, token: str) -> Principal:
+        self.asked.append(token)
+        if token != "good":
+            raise Unauthenticated("the token is not valid; log in again")
+        return replace(ADA.principal, addresses=("127.0.0.1",))
+
+
+async def test_whoever_verifies_log_ins_is_asked_once_for_a_good_token(gateway: Gateway, memory: Memory) -> None:
+    logins = FakeLogins()
+    gate = Authentication(gateway.engine, Seal(KEYS), logins, memory)
+    for word in ("Bearer good", "Bearer good", "bearer  good "):
+        assert (await gate.principal(a_connection({"Authorization": word}))).email == "ada@example.org"
+    for _ in range(2):
+        with pytest.raises(Unauthenticated):
+            await gate.principal(a_connection(bearer("bad")))
+    assert logins.asked == ["good", "good", "bad", "bad"]
 
 
 async def sql(gateway: Gateway, statement: str) -> None:

@@ -149,6 +149,8 @@ async def test_administrators_list_and_revoke_tokens_of_those_below(gateway: Gat
     rita = await an_admin(gateway)
     token, roots = await made(gateway), await made(gateway, gateway.root, name="roots")
     assert sorted(await listed(gateway, rita)) == ["ci", "roots"]
+    page = (await gateway.get("/token", rita, limit="1", offset="1")).json()
+    assert (page["total"], [one["name"] for one in page["items"]]) == (2, ["ci"])
     assert await listed(gateway, gateway.bob) == []
     refused(await gateway.ask("DELETE", f"/token/{token['id']}", who=gateway.bob), 404, "unknown-token")
     refused(await gateway.ask("DELETE", f"/token/{roots['id']}", who=rita), 403, "forbidden")
