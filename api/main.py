@@ -16,6 +16,8 @@ from fastapi_offline import FastAPIOffline
 
 from api import errors, permissions
 from api.auth.gate import Authentication
+from api.auth.memory import Memory
+from api.auth.tokens import Tokens
 from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
@@ -36,6 +38,7 @@ from api.routes import (
     roles,
     secrets,
     sessions,
+    tokens,
     users,
 )
 from moorage import log
@@ -61,6 +64,7 @@ _ROOMS = (
     roles,
     secrets,
     sessions,
+    tokens,
     users,
 )
 
@@ -71,22 +75,25 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
+        logins, memory = Tokens(engine, settings.jwt_key), Memory(settings.database_url)
         changes = Changes(settings.database_url)
-        listening = asyncio.create_task(changes.listen())
+        listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
                 seal=seal,
-                authentication=Authentication(engine, seal, settings.jwt_key),
+                authentication=Authentication(engine, seal, logins, memory),
+                tokens=logins,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
             )
             yield
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
+        for task in listening:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await asyncio.gather(*app.state.parts.tasks, return_exceptions=True)
         await engine.dispose()
 
@@ -117,7 +124,7 @@ def _complete(app: FastAPI) -> None:
         components = document.setdefault("components", {})
         components["securitySchemes"] = {
             "access key": {"type": "http", "scheme": "basic", "description": "access key and secret key"},
-            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login"},
+            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login or POST /token"},
         }
         schemas = components.setdefault("schemas", {})
         schemas["Problem"] = errors.PROBLEM_SCHEMA

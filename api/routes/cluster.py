@@ -24,7 +24,7 @@ async def version() -> dict[str, str]:
 @router.post("/auth/login", summary="A token for e-mail and password", tags=["auth"])
 async def login(login: Login, parts: With) -> dict[str, Any]:
     """`token` is for `Authorization: Bearer`, valid for `expires_in` seconds."""
-    token, lifetime_s = await parts.authentication.login(login.email, login.password)
+    token, lifetime_s = await parts.tokens.login(login.email, login.password)
     return {"token": token, "token_type": "Bearer", "expires_in": lifetime_s}
 
 

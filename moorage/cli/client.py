@@ -30,7 +30,8 @@ class Client:
         self._endpoint = profile.endpoint
         self._http = httpx.Client(
             base_url=profile.endpoint,
-            auth=httpx.BasicAuth(profile.access_key, profile.secret_key),
+            auth=None if profile.token else httpx.BasicAuth(profile.access_key, profile.secret_key),
+            headers=_who(profile),
             timeout=_TIMEOUT,
             trust_env=False,
         )
@@ -175,6 +176,15 @@ class Client:
         params = {"force": str(force).lower()} | ({"project": project} if project else {})
         self._request("DELETE", f"/secret/{_quoted(name)}", params=params)
 
+    def tokens(self) -> Json:
+        return self._json("GET", "/token")
+
+    def create_token(self, body: Json) -> Json:
+        return self._json("POST", "/token", json=body)
+
+    def revoke_token(self, token_id: str) -> None:
+        self._request("DELETE", f"/token/{_quoted(token_id)}")
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200
@@ -203,6 +213,12 @@ class Client:
             f"no answer from {self._endpoint} ({error or type(error).__name__})",
             hint="is it running? `moor status` tells, `moor up` starts it",
         )
+
+
+def _who(profile: Profile) -> dict[str, str]:
+    """The headers that say who asks and for whom, beside a key pair."""
+    said = {"Authorization": f"Bearer {profile.token}"} if profile.token else {}
+    return said | ({"X-Moorage-Act-As": profile.act_as} if profile.act_as else {})
 
 
 def _problem(response: httpx.Response) -> MoorageError:

@@ -22,6 +22,7 @@ from moorage.cli import (
     sessions,
     show,
     system,
+    tokens,
 )
 from moorage.cli.admin.app import admin
 from moorage.domain.errors import MoorageError
@@ -66,6 +67,7 @@ _NOUNS = {
     "quota": quotas.app,
     "admin": admin,
     "secret": secrets.app,
+    "token": tokens.app,
     "bench": bench.app,
 }
 for _noun, _sub in _NOUNS.items():

@@ -15,7 +15,7 @@ from moorage.db import audit, keypairs, projects, roles
 from moorage.db.engine import reading
 from moorage.db.tree import Row, check_policy, differences, join_domain, one, page, plain, settings_of
 from moorage.db.user_reach import COLUMNS, address_of, keep_a_superadmin, locked, readable, unknown, written
-from moorage.domain.addresses import checked_networks, lies_in
+from moorage.domain.addresses import checked_addresses, is_allowed
 from moorage.domain.errors import Conflict, InvalidRequest
 from moorage.domain.ids import checked_email, is_id, new_id
 from moorage.domain.tenancy import Principal, Rank
@@ -97,7 +97,7 @@ async def get(engine: AsyncEngine, who: Principal, ref: str) -> Row:
 
 async def create(engine: AsyncEngine, seal: Seal, who: Principal, new: NewUser) -> Row:
     """The user, with `keypair` (access and secret key, shown this once) unless it shall have none."""
-    email, networks = checked_email(new.email), checked_networks(new.allowed_client_ip)
+    email, networks = checked_email(new.email), checked_addresses(new.allowed_client_ip)
     _check_status(new.status)
     password_hash = None if new.password is None else await asyncio.to_thread(hashed, new.password)
     async with engine.begin() as connection:
@@ -168,7 +168,7 @@ def checked_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     if "status" in checked:
         _check_status(checked["status"])
     if "allowed_client_ip" in checked:
-        checked["allowed_client_ip"] = checked_networks(checked["allowed_client_ip"])
+        checked["allowed_client_ip"] = checked_addresses(checked["allowed_client_ip"])
     return checked
 
 
@@ -178,7 +178,7 @@ async def set_columns(
     """Writes the checked changes of a locked user, and the audit."""
     networks = changes.get("allowed_client_ip")
     address = (audit.asking.get() or audit.Asking()).address
-    if networks and before["id"] == who.user_id and address and not lies_in(address, networks):
+    if networks and before["id"] == who.user_id and address and not is_allowed(address, tuple(networks)):
         raise Conflict(
             f"your present address {address} lies in none of these networks: you would lock yourself out",
             code="would-lock-out",
