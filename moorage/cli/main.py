@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
+from moorage.cli import admin, agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -42,7 +42,14 @@ _VERBS: dict[str, Callable[..., None]] = {
 }
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)
-for _noun, _sub in {"agents": agents.app, "groups": groups.app, "limits": limits.app, "bench": bench.app}.items():
+_NOUNS = {
+    "admin": admin.app,
+    "agents": agents.app,
+    "groups": groups.app,
+    "limits": limits.app,
+    "bench": bench.app,
+}
+for _noun, _sub in _NOUNS.items():
     app.add_typer(_sub, name=_noun)
 
 

@@ -52,11 +52,14 @@ async def test_a_user_without_a_key_pair_and_with_a_password_logs_in(gateway: Ga
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize(
-    "email",
-    ["", "x", "@lab.org", "a@", "a b@lab.org", "ádа@lab.org", "\u212aim@lab.org", "a@b@c", "a/b@lab.org", "a@lab..org", "a" * 65 + "@lab.org", "a@lab.org\n", "a:b@lab.org"],
-    ids=ascii,
-)  # fmt: skip
+LONG = "a" * 65
+NO_ADDRESSES = [
+    "", "x", "@lab.org", "a@", "a b@lab.org", "\u00e1@lab.org", "\u212aim@lab.org", "a@b@c", "a/b@lab.org",
+    "a@lab..org", f"{LONG}@lab.org", "a@lab.org\n", "a:b@lab.org",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("email", NO_ADDRESSES, ids=ascii)
 async def test_what_is_no_address_is_refused(gateway: Gateway, tenants: Tenants, email: str) -> None:
     refused(await new(gateway, email=email), 400, "invalid-email")
 
@@ -310,7 +313,7 @@ async def test_force_alone_ends_no_session_that_came_up_meanwhile(gateway: Gatew
 
     asked = [(await gateway.submitted(tenants["mia"]))["id"]]
     await gateway.submitted(tenants["mia"])
-    with pytest.raises(Conflict, match="1 live|2 live"):
+    with pytest.raises(Conflict, match="still has 2 live"):
         root = await tenants.root()
         await departures.delete(gateway.engine, root, "mia@lab.org", forced=True, asked_to_end=asked)
     assert (await gateway.ask("GET", "/user/mia@lab.org")).json()["status"] == "active"
