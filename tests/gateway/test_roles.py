@@ -138,6 +138,15 @@ async def test_whoever_may_assign_gives_nothing_that_he_lacks(gateway: Gateway, 
     refused(await gateway.ask("DELETE", f"/role/assignment/{kept}", who=giver), 403, "exceeds-own")
 
 
+async def test_whoever_rules_a_project_does_not_rule_its_members_elsewhere(gateway: Gateway, tenants: Tenants) -> None:
+    """A role held for a user reaches what that user has in all of its projects."""
+    await role(gateway, "giver", "role:assign", "user:read", "session:read")
+    await role(gateway, "looker", "session:read")
+    giver = await tenants.user("giver")
+    await tenants.give("giver", "giver@lab.org", "project", "lab/ml")
+    refused(await assign(gateway, giver, "looker", "giver@lab.org", "user", "max@lab.org"), 403, "forbidden")
+
+
 async def test_whoever_holds_a_role_for_a_time_gives_it_for_no_longer(gateway: Gateway, tenants: Tenants) -> None:
     deputy = await tenants.user("deputy")
     await tenants.give("domain-admin", "deputy@lab.org", "domain", "lab", expires_at=LATER)

@@ -319,6 +319,19 @@ async def test_force_alone_ends_no_session_that_came_up_meanwhile(gateway: Gatew
     assert (await gateway.ask("GET", "/user/mia@lab.org")).json()["status"] == "active"
 
 
+async def test_no_session_comes_up_behind_a_deletion(gateway: Gateway, tenants: Tenants) -> None:
+    for name in ("mia", "max"):
+        *_, gone = await asyncio.gather(
+            *(gateway.submit(tenants[name]) for _ in range(8)), gateway.ask("DELETE", f"/user/{name}@lab.org")
+        )
+        live = await count(
+            gateway,
+            "SELECT count(*) FROM sessions s JOIN users u ON u.id = s.user_id"
+            f" WHERE u.email = '{name}@lab.org' AND s.status = 'PENDING'",
+        )
+        assert (gone.status_code, live > 0) in ((200, False), (409, True))
+
+
 async def test_a_deleted_user_keeps_its_name_and_changes_no_more(gateway: Gateway, tenants: Tenants) -> None:
     assert (await gateway.ask("DELETE", "/user/mia@lab.org", who=tenants["boss"])).status_code == 200
     assert await emails(gateway, "/user?status=deleted", gateway.root) == ["mia"]

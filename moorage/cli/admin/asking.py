@@ -23,7 +23,7 @@ _PAGE = 100
 class Admin(Client):
     """Asks by path. Each part of a path is quoted, so that no name reaches another route."""
 
-    def ask(self, method: str, *path: str, body: Json | None = None, **params: object) -> Json:
+    def ask(self, method: str, *path: str, body: Json | None = None, **params: Any) -> Json:
         sent = {name: _plain(value) for name, value in params.items() if value not in (None, False, "")}
         answer = self._request(method, "/" + "/".join(quote(part, safe="") for part in path), json=body, params=sent)
         found: Json = answer.json() if answer.content else {}
@@ -31,7 +31,7 @@ class Admin(Client):
 
 
 def listed(
-    headings: Sequence[str], keys: Sequence[str], *path: str, json: bool, offset: int = 0, **params: object
+    headings: Sequence[str], keys: Sequence[str], *path: str, json: bool, offset: int = 0, **params: Any
 ) -> None:
     """A page of what the path lists, as a table of these keys."""
     page = Admin().ask("GET", *path, limit=_PAGE, offset=offset, **params)
