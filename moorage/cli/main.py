@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from moorage.cli import (
+    admin,
     agents,
     bench,
     check,
@@ -24,7 +25,6 @@ from moorage.cli import (
     system,
     tokens,
 )
-from moorage.cli.admin.app import admin
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ _NOUNS = {
     "groups": groups.app,
     "limits": limits.app,
     "quota": quotas.app,
-    "admin": admin,
+    "admin": admin.app,
     "secret": secrets.app,
     "token": tokens.app,
     "bench": bench.app,

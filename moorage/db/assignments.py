@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import audit, roles, user_reach
-from moorage.db.projects import unknown as unknown_project
+from moorage.db import audit, projects, roles, user_reach
 from moorage.db.tree import Row, one, page, plain, unknown_domain
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound
 from moorage.domain.ids import is_id, new_id
@@ -133,18 +132,17 @@ async def _place(connection: AsyncConnection, who: Principal, kind: ScopeKind, s
         if scope:
             raise InvalidRequest("scope global has no name", data={"field": "scope"})
         return roles.EVERYTHING
-    queries = {
-        ScopeKind.DOMAIN: "SELECT name AS id FROM domains WHERE name = :name AND deleted_at IS NULL FOR KEY SHARE",
-        ScopeKind.PROJECT: "SELECT id::text AS id FROM projects WHERE deleted_at IS NULL AND"
-        " :name IN (domain || '/' || name, domain || ':' || name, id::text) FOR KEY SHARE",
-        ScopeKind.USER: "SELECT id::text AS id FROM users WHERE :name IN (email, id::text) AND status <> 'deleted'"
-        " FOR KEY SHARE",
-    }
-    name = user_reach.address_of(scope) if kind is ScopeKind.USER else scope
-    row = await one(connection, queries[kind], {"name": name})
-    unknown = {
-        ScopeKind.DOMAIN: unknown_domain, ScopeKind.PROJECT: unknown_project, ScopeKind.USER: user_reach.unknown
-    }[kind]  # fmt: skip
+    if kind is ScopeKind.USER:
+        return await roles.place(connection, kind, (await _holder(connection, who, scope))["id"])
+    is_domain = kind is ScopeKind.DOMAIN
+    condition, values = ("p.name = :name", {"name": scope}) if is_domain else projects.named(who, scope)
+    column, table = ("p.name", "domains") if is_domain else ("p.id::text", "projects")
+    row = await one(
+        connection,
+        f"SELECT {column} AS id FROM {table} p WHERE {condition} AND p.deleted_at IS NULL FOR KEY SHARE",
+        values,
+    )
+    unknown = unknown_domain if is_domain else projects.unknown
     if row is None:
         raise unknown(scope)
     where = await roles.place(connection, kind, row["id"])
@@ -174,7 +172,8 @@ async def _holder(connection: AsyncConnection, who: Principal, user: str, unknow
     """Whoever gets or loses the role: somebody that one may see."""
     row = await one(
         connection,
-        "SELECT id::text AS id, email, domain, status FROM users u WHERE :user IN (email, id::text) FOR KEY SHARE",
+        "SELECT id::text AS id, email, domain, status FROM users u"
+        f" WHERE {'u.id = CAST(:user AS uuid)' if is_id(user) else 'u.email = :user'} FOR KEY SHARE",
         {"user": user_reach.address_of(user)},
     )
     ids = await user_reach.project_ids(connection, row["id"]) if row else []

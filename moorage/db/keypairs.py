@@ -12,7 +12,7 @@ from moorage.db import audit, user_reach
 from moorage.db.engine import reading
 from moorage.db.tree import Row, check_policy, differences, one, page, plain, settings_of
 from moorage.domain.errors import Conflict, NotFound
-from moorage.domain.ids import new_access_key, new_secret_key
+from moorage.domain.ids import is_id, new_access_key, new_secret_key
 from moorage.domain.tenancy import Principal, Rank
 from moorage.seal import Seal
 
@@ -37,7 +37,7 @@ async def index(
     conditions = [user_reach.readable(who.reach("keypair:read"), values)]
     if user is not None:
         values.append(user_reach.address_of(user))
-        conditions.append(f"${len(values)} IN (u.email, u.id::text)")
+        conditions.append(f"u.id = ${len(values)}::uuid" if is_id(user) else f"u.email = ${len(values)}")
     order = "u.email, k.created_at, k.access_key"
     return await page(engine, _COLUMNS, _FROM, conditions, values, order=order, limit=limit, offset=offset)
 

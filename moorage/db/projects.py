@@ -222,9 +222,7 @@ async def locked(
     lock: str = "FOR UPDATE",
 ) -> Row:
     """The project stays as it is until the commit. NotFound if `who` may not read it; Forbidden if not do this."""
-    name, domain = _parsed(who, ref)
-    condition = "p.id = CAST(:name AS uuid)" if domain is None else "p.name = :name AND p.domain = :domain"
-    values = {"name": name} if domain is None else {"name": name, "domain": domain}
+    condition, values = named(who, ref)
     row = await one(connection, f"SELECT {_PLAIN} FROM projects p WHERE {condition} {lock}", values)
     if row is None or not who.reach("project:read").covers(domain=row["domain"], projects=(row["id"],)):
         raise unknown(ref)
@@ -232,6 +230,14 @@ async def locked(
     if row["deleted_at"] is not None and not deleted:
         raise is_deleted("project", _full(row))
     return row
+
+
+def named(who: Principal, ref: str) -> tuple[str, dict[str, str]]:
+    """A condition for the row of `projects p` that the reference means, with its values."""
+    name, domain = _parsed(who, ref)
+    if domain is None:
+        return "p.id = CAST(:name AS uuid)", {"name": name}
+    return "p.name = :name AND p.domain = :domain", {"name": name, "domain": domain}
 
 
 def _parsed(who: Principal, ref: str) -> tuple[str, str | None]:

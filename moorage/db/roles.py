@@ -32,39 +32,35 @@ _FIRST = 10
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a role is held, with what lies above it. A user's `projects` are all it belongs to."""
+    """Where a role is held, with the domain that it lies in.
+
+    What a user has lies in no project: it may belong to several, and whoever rules one of them doesn't rule the rest.
+    """
 
     kind: ScopeKind
     id: str = ""
     domain: str = ""
-    projects: tuple[str, ...] = ()
 
     def lies_in(self, far: Reach) -> bool:
         if self.kind is ScopeKind.GLOBAL:
             return far.everywhere
+        projects = (self.id,) if self.kind is ScopeKind.PROJECT else ()
         user = self.id if self.kind is ScopeKind.USER else ""
-        return far.covers(domain=self.domain, projects=self.projects, user=user)
+        return far.covers(domain=self.domain, projects=projects, user=user)
 
 
 EVERYTHING = Place(ScopeKind.GLOBAL)
 
 
 async def place(connection: AsyncConnection, kind: ScopeKind, scope_id: str) -> Place:
-    """With the domain and projects as they are now."""
+    """With the domain as it is now."""
     if kind is ScopeKind.GLOBAL:
         return EVERYTHING
     if kind is ScopeKind.DOMAIN:
         return Place(kind, scope_id, scope_id)
-    if kind is ScopeKind.PROJECT:
-        row = await one(connection, "SELECT domain FROM projects WHERE id = CAST(:id AS uuid)", {"id": scope_id})
-        return Place(kind, scope_id, row["domain"] if row else "", (scope_id,))
-    row = await one(
-        connection,
-        "SELECT domain, ARRAY(SELECT project_id::text FROM memberships m WHERE m.user_id = u.id) AS projects"
-        " FROM users u WHERE id = CAST(:id AS uuid)",
-        {"id": scope_id},
-    )
-    return Place(kind, scope_id, row["domain"], tuple(row["projects"])) if row else Place(kind, scope_id)
+    table = "projects" if kind is ScopeKind.PROJECT else "users"
+    row = await one(connection, f"SELECT domain FROM {table} WHERE id = CAST(:id AS uuid)", {"id": scope_id})
+    return Place(kind, scope_id, row["domain"] if row else "")
 
 
 def lacking(mine: Iterable[Held], permissions: Iterable[str], where: Place) -> list[str]:
