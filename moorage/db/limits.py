@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import audit, owners, quotas
+from moorage.db import owners, quotas
 from moorage.db.engine import reading
 from moorage.db.quotas import CEILINGS, Quota
 from moorage.db.wake import wake_schedulers
@@ -83,7 +83,7 @@ async def put(engine: AsyncEngine, who: Principal, scope: Scope, name: str, limi
         )
         after = dict(rows.mappings().one())
         await wake_schedulers(connection)
-        await audit.write(connection, who, "limit:update", owner.path, before=before, after=after, **owner.place)
+        await owners.write_audit(connection, who, "limit:update", owner, before=before, after=after)
         return after
 
 
@@ -99,7 +99,7 @@ async def remove(engine: AsyncEngine, who: Principal, scope: Scope, name: str) -
             text("DELETE FROM limits WHERE scope = :scope AND name = :name"), {"scope": str(scope), "name": name}
         )
         await wake_schedulers(connection)
-        await audit.write(connection, who, "limit:delete", owner.path, before=before, **owner.place)
+        await owners.write_audit(connection, who, "limit:delete", owner, before=before)
 
 
 async def check_pending(connection: AsyncConnection, who: Principal, slots: Slots, kernels: int) -> None:

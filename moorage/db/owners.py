@@ -6,12 +6,14 @@ projects, users and keys may have, and not what the domain may have.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from moorage.db import audit
 from moorage.db.reach import within
 from moorage.domain.errors import Forbidden, NotFound
 from moorage.domain.permissions import Reach
@@ -29,16 +31,6 @@ class Owner:
     project_id: str = ""
     user_id: str = ""
     rank: str = ""
-
-    @property
-    def path(self) -> str:
-        """As the audit names it."""
-        return f"{self.scope}/{self.name}"
-
-    @property
-    def place(self) -> dict[str, str]:
-        """Who may read of it in the audit."""
-        return {"domain": self.domain, "project_id": self.project_id, "user_id": self.user_id}
 
 
 NAMED = {
@@ -87,6 +79,30 @@ def demand(who: Principal, permission: str, owner: Owner) -> None:
             f"{owner.name} belongs to a {owner.rank}: only who may do this everywhere may do it here",
             data={"permission": permission},
         )
+
+
+async def write_audit(
+    connection: AsyncConnection,
+    who: Principal,
+    operation: str,
+    owner: Owner,
+    *,
+    entity_id: str = "",
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """What was changed for an owner, to be read by whoever may read of that owner."""
+    await audit.write(
+        connection,
+        who,
+        operation,
+        entity_id or f"{owner.scope}/{owner.name}",
+        before=before,
+        after=after,
+        domain=owner.domain,
+        project_id=owner.project_id,
+        user_id=owner.user_id,
+    )
 
 
 def visible(who: Principal, permission: str, values: list[Any]) -> str:

@@ -42,8 +42,8 @@ INSERT INTO role_assignments (id, user_id, role, scope_kind, scope_id, granted_b
 _SESSIONS = """
 INSERT INTO sessions (id, name, user_id, project_id, domain, access_key, resource_group, type, image, command, slots,
     priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status, result, attempt, created_at)
-SELECT gen_random_uuid(), 's' || n || '-' || :run, u.id, u.project_id, u.domain, 'K-' || u.email, 'default', 'batch',
-    'img', '{true}', '{"cpu": 1000}', 10, 'fail', 0, 0, 0, 10,
+SELECT gen_random_uuid(), 's' || n || '-' || :run, u.id, u.project_id, u.domain, 'K-' || u.email, 'default',
+    'batch', 'img', '{true}', '{"cpu": 1000}', 10, 'fail', 0, 0, 0, 10,
     (ARRAY['PENDING', 'RUNNING', 'TERMINATED', 'CANCELLED', 'TERMINATED'])[1 + n % 5], 'UNDEFINED', 0,
     now() - random() * interval '30 days'
 FROM (SELECT *, row_number() OVER (ORDER BY email) AS place, count(*) OVER () AS all_of FROM users
