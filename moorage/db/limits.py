@@ -174,8 +174,7 @@ async def _pending(
     """(waiting sessions, what they ask of these slots over all kernels)."""
     names = dict(enumerate(slots))
     sums = "".join(
-        f", COALESCE(sum((s.slots ->> :slot{number})::bigint * s.cluster_size), 0)::bigint AS held{number}"
-        for number in names
+        f", COALESCE(sum((s.slots ->> :slot{number})::numeric * s.cluster_size), 0) AS held{number}" for number in names
     )
     rows = await connection.execute(
         text(
@@ -185,7 +184,7 @@ async def _pending(
         {"owner": _held_by(who)[scope], **{f"slot{number}": name for number, name in names.items()}},
     )
     row = rows.mappings().one()
-    return int(row["n"]), {name: row[f"held{number}"] for number, name in names.items()}
+    return int(row["n"]), {name: int(row[f"held{number}"]) for number, name in names.items()}
 
 
 def _words(slot: str, data: Mapping[str, Any]) -> str:

@@ -39,24 +39,32 @@ NAMED = {
     Scope.PROJECT: "domain/project",
     Scope.DOMAIN: "a domain",
 }
-# Locked, so that nobody deletes or moves it before we have committed.
 _FIND = {
     Scope.KEYPAIR: "SELECT u.domain, '' AS project_id, u.id::text AS user_id, u.role AS rank FROM keypairs k"
-    " JOIN users u ON u.id = k.user_id WHERE k.access_key = :name FOR KEY SHARE",
+    " JOIN users u ON u.id = k.user_id WHERE k.access_key = :name",
     Scope.USER: "SELECT u.domain, '' AS project_id, u.id::text AS user_id, u.role AS rank FROM users u"
-    " WHERE u.email = :name FOR KEY SHARE",
+    " WHERE u.email = :name",
     Scope.PROJECT: "SELECT p.domain, p.id::text AS project_id, '' AS user_id, '' AS rank FROM projects p"
-    " WHERE p.domain || '/' || p.name = :name FOR KEY SHARE",
+    " WHERE p.domain || '/' || p.name = :name",
     Scope.DOMAIN: "SELECT d.name AS domain, '' AS project_id, '' AS user_id, '' AS rank FROM domains d"
-    " WHERE d.name = :name FOR KEY SHARE",
+    " WHERE d.name = :name",
 }
 
 
 async def find(
-    connection: AsyncConnection, who: Principal, scope: Scope, name: str, *, seen_by: str = "limit:read"
+    connection: AsyncConnection,
+    who: Principal,
+    scope: Scope,
+    name: str,
+    *,
+    seen_by: str = "limit:read",
+    locked: bool = True,
 ) -> Owner:
-    """NotFound for an owner that is not there, and for one of whom `who` may not read this."""
-    rows = await connection.execute(text(_FIND[scope]), {"name": name})
+    """NotFound for an owner that is not there, and for one of whom `who` may not read this.
+
+    `locked`: nobody deletes or moves it before the commit.
+    """
+    rows = await connection.execute(text(_FIND[scope] + " FOR KEY SHARE" * locked), {"name": name})
     row = rows.mappings().one_or_none()
     owner = Owner(scope, name, **row) if row is not None else None
     if owner is None or not _may_see(who, who.reach(seen_by), owner):

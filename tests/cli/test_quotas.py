@@ -19,7 +19,8 @@ GRANT: dict[str, Any] = {
 }  # fmt: skip
 QUOTA: dict[str, Any] = {
     "scope": "project", "name": "default/default", "policy": "default", "sessions": {"used": 3, "limit": 10},
-    "pending": {"used": 0, "limit": None}, "slots": {"cpu": {"used": 1500, "limit": 6000}, "mem": {"used": 0, "limit": 0}},
+    "pending": {"used": 0, "limit": None},
+    "slots": {"cpu": {"used": 1500, "limit": 6000}, "mem": {"used": 0, "limit": 0}},
     "pending_slots": {"cpu": {"used": 500, "limit": None}},
     "ceilings": {"max_priority": 10, "max_lifetime_s": 7200.0, "max_containers": None}, "grants": [GRANT],
 }  # fmt: skip

@@ -41,7 +41,8 @@ INSERT INTO role_assignments (id, user_id, role, scope_kind, scope_id, granted_b
 # One in five waits, one in five runs, the rest has ended; spread over a month.
 _SESSIONS = """
 INSERT INTO sessions (id, name, user_id, project_id, domain, access_key, resource_group, type, image, command, slots,
-    priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status, result, attempt, created_at)
+    priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s, status, result, attempt,
+    created_at)
 SELECT gen_random_uuid(), 's' || n || '-' || :run, u.id, u.project_id, u.domain, 'K-' || u.email, 'default',
     'batch', 'img', '{true}', '{"cpu": 1000}', 10, 'fail', 0, 0, 0, 10,
     (ARRAY['PENDING', 'RUNNING', 'TERMINATED', 'CANCELLED', 'TERMINATED'])[1 + n % 5], 'UNDEFINED', 0,
@@ -165,6 +166,10 @@ async def pending(engine: AsyncEngine, who: Principal) -> None:
             await limits._pending(connection, scope, who, ["cpu"])
 
 
+async def queued(engine: AsyncEngine, who: Principal) -> None:
+    await sessions.waiting(engine, who, ["5b1e0000-0000-4000-8000-000000000001"])
+
+
 ASKED: dict[str, Ask] = {
     "live sessions": page(),
     "all sessions": page(include_ended=True),
@@ -176,7 +181,8 @@ ASKED: dict[str, Ask] = {
     "one by the beginning of its id": found("5b1e"),
     "one by its id": found("5b1e0000-0000-4000-8000-000000000001"),
     "what is used of the quotas": quotas.own,
-    "who waits": pending,
+    "how many wait": pending,
+    "what a queue shows": queued,
 }
 WHO = {"a user": "u4@mine", "a project's admin": "u2@mine", "a domain's admin": "u3@mine"}
 

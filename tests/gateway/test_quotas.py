@@ -184,7 +184,8 @@ async def test_a_session_asks_no_more_than_each_of_its_owners_allows(
         data = refused(answer, 409, "policy-ceiling")["data"]
         assert (data["scope"], data["name"], data["ceiling"]) == (owner, names[owner], ceiling)
         assert (data["field"], data["limit"], data["asked"]) == (field, most, asked)
-    await gateway.submitted(**{field: most})
+    allowed: dict[str, Any] = {field: most}
+    await gateway.submitted(**allowed)
 
 
 async def test_the_smallest_ceiling_holds(gateway: Gateway) -> None:
@@ -229,7 +230,7 @@ async def test_whoever_has_no_key_asks_no_more_than_a_new_one_might(gateway: Gat
 async def test_what_a_limit_can_never_hold_is_refused_at_once_with_numbers(gateway: Gateway) -> None:
     await nodes.register(gateway.engine, an_agent(devices=GPUS))
     await a_limit(gateway, "project/default/default", max_slots={"cuda.device": 4})
-    wish = {"resources": {"cuda.device": 4}, "cluster_size": 2}
+    wish: dict[str, Any] = {"resources": {"cuda.device": 4}, "cluster_size": 2}
     for path in ("/session", "/plan"):
         answer = await gateway.http.post(path, json={**WISH, **wish}, headers=gateway.ada)
         problem = refused(answer, 409, "quota-exceeded")
@@ -247,7 +248,7 @@ async def test_what_a_limit_can_never_hold_is_refused_at_once_with_numbers(gatew
 async def test_what_a_grant_will_allow_waits_for_it(gateway: Gateway, starts: str) -> None:
     await nodes.register(gateway.engine, an_agent(devices=GPUS))
     await a_limit(gateway, f"user/{ADA}", max_slots={"cuda.device": 4})
-    wish = {"resources": {"cuda.device": 8}}
+    wish: dict[str, Any] = {"resources": {"cuda.device": 8}}
     await granted(gateway, slot="cuda.device", amount=2, starts=starts)
     refused(await gateway.submit(**wish), 409, "quota-exceeded")
     other = await granted(gateway, slot="cuda.device", amount=2, starts="1h", ends="4d")
@@ -445,6 +446,23 @@ async def test_what_is_held_counts_as_used_until_it_is_released(gateway: Gateway
     await run(gateway, "UPDATE allocations SET released_at = now()")
     user = (await gateway.get("/quota", scope="user", name=ADA)).json()["items"][0]
     assert (user["sessions"]["used"], user["slots"]) == (0, {})
+
+
+async def test_amounts_beyond_all_measure_break_nobodys_look(gateway: Gateway) -> None:
+    await a_limit(
+        gateway, f"user/{ADA}", max_sessions=2**31 - 1, max_pending_slots={"mem": "4e"}, max_slots={"mem": "4e"}
+    )
+    for _ in range(2):
+        await granted(gateway, slot="sessions", amount=2**31 - 1)
+        await granted(gateway, slot="mem", amount=2**53)
+    problem = refused(await gateway.submit(resources={"mem": "4e"}, cluster_size=4096), 409, "quota-exceeded")
+    assert problem["data"]["asked"] == 2**62 * 4096
+    await gateway.submitted(gateway.bob, resources={"mem": "4e"}, cluster_size=4096)
+    user, project = (await gateway.get("/resource")).json()["quotas"][1:3]
+    assert user["sessions"]["limit"] == 2**31 - 1
+    assert project["pending"]["used"] == 1
+    await a_limit(gateway, "project/default/default", max_pending_slots={"mem": "1g"})
+    refused(await gateway.submit(), 409, "pending-limit")
 
 
 async def test_the_main_project_comes_first(gateway: Gateway) -> None:
