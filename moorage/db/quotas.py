@@ -101,7 +101,8 @@ async def highest_grant(connection: AsyncConnection, quota: Quota, slot: str) ->
         text(
             "SELECT LEAST(COALESCE(max(together), 0), 4e18)::bigint FROM (SELECT sum(o.amount) AS together"
             " FROM grants g JOIN grants o ON (o.scope, o.name, o.slot) = (g.scope, g.name, g.slot)"
-            "   AND o.revoked_at IS NULL AND o.starts_at <= GREATEST(g.starts_at, now()) AND GREATEST(g.starts_at, now()) < o.ends_at"
+            "   AND o.revoked_at IS NULL AND o.starts_at <= GREATEST(g.starts_at, now())"
+            "   AND GREATEST(g.starts_at, now()) < o.ends_at"
             " WHERE g.scope = :scope AND g.name = :name AND g.slot = :slot AND g.revoked_at IS NULL"
             "   AND g.ends_at > now() GROUP BY g.id) moments"
         ),
