@@ -101,7 +101,8 @@ def _words(name: str, value: Any) -> object:
 def _count(option: str, words: str) -> int | None:
     if words == NONE:
         return None
-    if not words.removeprefix("-").isdecimal():
+    number = words.removeprefix("-") if option == "--max-job-priority" else words
+    if not number.isdecimal():
         raise InvalidRequest(f"{option} {words!r} is neither a number nor none")
     return int(words)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context
 from typer.core import TyperGroup
 
 from moorage.cli import show
@@ -19,7 +18,7 @@ from moorage.scheduler.snapshot import Scope
 class _OrOwner(TyperGroup):
     """`moor quota user ada@example.org` is `moor quota show user ada@example.org`."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, ["show", *args] if args and args[0] in list(Scope) else args)
 
 

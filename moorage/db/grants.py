@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import audit, owners
+from moorage.db import owners
 from moorage.db.engine import reading
 from moorage.db.wake import wake_schedulers
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound
@@ -81,7 +81,7 @@ async def give(engine: AsyncEngine, who: Principal, new: NewGrant) -> dict[str, 
         )
         made = _shown(rows.mappings().one())
         await wake_schedulers(connection)
-        await audit.write(connection, who, "grant:create", made["id"], after=made, **owner.place)
+        await owners.write_audit(connection, who, "grant:create", owner, entity_id=made["id"], after=made)
         return made
 
 
@@ -107,7 +107,7 @@ async def revoke(engine: AsyncEngine, who: Principal, grant_id: str) -> None:
         )
         await wake_schedulers(connection)
         after = {**before, "state": "revoked", "revoked_by": who.actor or who.email}
-        await audit.write(connection, who, "grant:delete", grant_id, before=before, after=after, **owner.place)
+        await owners.write_audit(connection, who, "grant:delete", owner, entity_id=grant_id, before=before, after=after)
 
 
 async def _owner(connection: AsyncConnection, who: Principal, grant: dict[str, Any]) -> owners.Owner:
@@ -126,9 +126,7 @@ def _checked_times(new: NewGrant, now: datetime) -> tuple[datetime, datetime]:
         (starts - now > _FURTHEST, f"starts {starts.isoformat()} is more than a year away"),
     ):
         if wrong:
-            raise InvalidRequest(
-                words, code="contradicting-times", hint="what is to last is a limit: moor limits set", data={}
-            )
+            raise InvalidRequest(words, code="contradicting-times", hint="what is to last is a limit: moor limits set")
     return starts, new.ends
 
 

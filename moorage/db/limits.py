@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import audit, owners, quotas
+from moorage.db import owners, quotas
 from moorage.db.engine import reading
 from moorage.db.quotas import CEILINGS, Quota
 from moorage.db.wake import wake_schedulers
@@ -83,7 +83,7 @@ async def put(engine: AsyncEngine, who: Principal, scope: Scope, name: str, limi
         )
         after = dict(rows.mappings().one())
         await wake_schedulers(connection)
-        await audit.write(connection, who, "limit:update", owner.path, before=before, after=after, **owner.place)
+        await owners.write_audit(connection, who, "limit:update", owner, before=before, after=after)
         return after
 
 
@@ -99,7 +99,7 @@ async def remove(engine: AsyncEngine, who: Principal, scope: Scope, name: str) -
             text("DELETE FROM limits WHERE scope = :scope AND name = :name"), {"scope": str(scope), "name": name}
         )
         await wake_schedulers(connection)
-        await audit.write(connection, who, "limit:delete", owner.path, before=before, **owner.place)
+        await owners.write_audit(connection, who, "limit:delete", owner, before=before)
 
 
 async def check_pending(connection: AsyncConnection, who: Principal, slots: Slots, kernels: int) -> None:
@@ -174,8 +174,7 @@ async def _pending(
     """(waiting sessions, what they ask of these slots over all kernels)."""
     names = dict(enumerate(slots))
     sums = "".join(
-        f", COALESCE(sum((s.slots ->> :slot{number})::bigint * s.cluster_size), 0)::bigint AS held{number}"
-        for number in names
+        f", COALESCE(sum((s.slots ->> :slot{number})::numeric * s.cluster_size), 0) AS held{number}" for number in names
     )
     rows = await connection.execute(
         text(
@@ -185,7 +184,7 @@ async def _pending(
         {"owner": _held_by(who)[scope], **{f"slot{number}": name for number, name in names.items()}},
     )
     row = rows.mappings().one()
-    return int(row["n"]), {name: row[f"held{number}"] for number, name in names.items()}
+    return int(row["n"]), {name: int(row[f"held{number}"]) for number, name in names.items()}
 
 
 def _words(slot: str, data: Mapping[str, Any]) -> str:

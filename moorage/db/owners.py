@@ -6,12 +6,14 @@ projects, users and keys may have, and not what the domain may have.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from moorage.db import audit
 from moorage.db.reach import within
 from moorage.domain.errors import Forbidden, NotFound
 from moorage.domain.permissions import Reach
@@ -30,16 +32,6 @@ class Owner:
     user_id: str = ""
     rank: str = ""
 
-    @property
-    def path(self) -> str:
-        """As the audit names it."""
-        return f"{self.scope}/{self.name}"
-
-    @property
-    def place(self) -> dict[str, str]:
-        """Who may read of it in the audit."""
-        return {"domain": self.domain, "project_id": self.project_id, "user_id": self.user_id}
-
 
 NAMED = {
     Scope.KEYPAIR: "an access key",
@@ -47,24 +39,32 @@ NAMED = {
     Scope.PROJECT: "domain/project",
     Scope.DOMAIN: "a domain",
 }
-# Locked, so that nobody deletes or moves it before we have committed.
 _FIND = {
     Scope.KEYPAIR: "SELECT u.domain, '' AS project_id, u.id::text AS user_id, u.role AS rank FROM keypairs k"
-    " JOIN users u ON u.id = k.user_id WHERE k.access_key = :name FOR KEY SHARE",
+    " JOIN users u ON u.id = k.user_id WHERE k.access_key = :name",
     Scope.USER: "SELECT u.domain, '' AS project_id, u.id::text AS user_id, u.role AS rank FROM users u"
-    " WHERE u.email = :name FOR KEY SHARE",
+    " WHERE u.email = :name",
     Scope.PROJECT: "SELECT p.domain, p.id::text AS project_id, '' AS user_id, '' AS rank FROM projects p"
-    " WHERE p.domain || '/' || p.name = :name FOR KEY SHARE",
+    " WHERE p.domain || '/' || p.name = :name",
     Scope.DOMAIN: "SELECT d.name AS domain, '' AS project_id, '' AS user_id, '' AS rank FROM domains d"
-    " WHERE d.name = :name FOR KEY SHARE",
+    " WHERE d.name = :name",
 }
 
 
 async def find(
-    connection: AsyncConnection, who: Principal, scope: Scope, name: str, *, seen_by: str = "limit:read"
+    connection: AsyncConnection,
+    who: Principal,
+    scope: Scope,
+    name: str,
+    *,
+    seen_by: str = "limit:read",
+    locked: bool = True,
 ) -> Owner:
-    """NotFound for an owner that is not there, and for one of whom `who` may not read this."""
-    rows = await connection.execute(text(_FIND[scope]), {"name": name})
+    """NotFound for an owner that is not there, and for one of whom `who` may not read this.
+
+    `locked`: nobody deletes or moves it before the commit.
+    """
+    rows = await connection.execute(text(_FIND[scope] + " FOR KEY SHARE" * locked), {"name": name})
     row = rows.mappings().one_or_none()
     owner = Owner(scope, name, **row) if row is not None else None
     if owner is None or not _may_see(who, who.reach(seen_by), owner):
@@ -87,6 +87,30 @@ def demand(who: Principal, permission: str, owner: Owner) -> None:
             f"{owner.name} belongs to a {owner.rank}: only who may do this everywhere may do it here",
             data={"permission": permission},
         )
+
+
+async def write_audit(
+    connection: AsyncConnection,
+    who: Principal,
+    operation: str,
+    owner: Owner,
+    *,
+    entity_id: str = "",
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """What was changed for an owner, to be read by whoever may read of that owner."""
+    await audit.write(
+        connection,
+        who,
+        operation,
+        entity_id or f"{owner.scope}/{owner.name}",
+        before=before,
+        after=after,
+        domain=owner.domain,
+        project_id=owner.project_id,
+        user_id=owner.user_id,
+    )
 
 
 def visible(who: Principal, permission: str, values: list[Any]) -> str:

@@ -64,13 +64,14 @@ async def create(
             ),
             {"kind": str(kind), "name": name, **_stored(values)},
         )
-        made = rows.mappings().one_or_none()
-        if made is None:
+        row = rows.mappings().one_or_none()
+        if row is None:
             raise Conflict(
                 f"there is a {kind} policy {name!r} already; change it, or take another name",
                 code="policy-exists",
                 data={"kind": str(kind), "name": name},
             )
+        made = dict(row)
         await audit.write(connection, who, "policy:create", f"{kind}/{name}", after=made)
         return {**made, "used_by": 0}
 

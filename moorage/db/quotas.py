@@ -99,9 +99,10 @@ async def highest_grant(connection: AsyncConnection, quota: Quota, slot: str) ->
     """The most of a slot that is granted beside the base at one moment from now on."""
     rows = await connection.execute(
         text(
-            "SELECT COALESCE(max(together), 0)::bigint FROM (SELECT sum(o.amount) AS together FROM grants g"
-            " JOIN grants o ON (o.scope, o.name, o.slot) = (g.scope, g.name, g.slot) AND o.revoked_at IS NULL"
-            "   AND o.starts_at <= GREATEST(g.starts_at, now()) AND GREATEST(g.starts_at, now()) < o.ends_at"
+            "SELECT LEAST(COALESCE(max(together), 0), 4e18)::bigint FROM (SELECT sum(o.amount) AS together"
+            " FROM grants g JOIN grants o ON (o.scope, o.name, o.slot) = (g.scope, g.name, g.slot)"
+            "   AND o.revoked_at IS NULL AND o.starts_at <= GREATEST(g.starts_at, now())"
+            "   AND GREATEST(g.starts_at, now()) < o.ends_at"
             " WHERE g.scope = :scope AND g.name = :name AND g.slot = :slot AND g.revoked_at IS NULL"
             "   AND g.ends_at > now() GROUP BY g.id) moments"
         ),
@@ -130,8 +131,8 @@ async def own(engine: AsyncEngine, who: Principal) -> list[dict[str, Any]]:
 
 async def of(engine: AsyncEngine, who: Principal, scope: Scope, name: str) -> dict[str, Any]:
     """Of one owner, with the use; NotFound unless `who` may read its limits."""
-    async with engine.begin() as connection:
-        owner = await owners.find(connection, who, scope, name)
+    async with engine.connect() as connection:
+        owner = await owners.find(connection, who, scope, name, locked=False)
     held_by = {Scope.KEYPAIR: name, Scope.USER: owner.user_id, Scope.PROJECT: owner.project_id, Scope.DOMAIN: name}
     async with reading(engine) as raw:
         return await _shown(raw, scope, name, held_by[scope])
@@ -215,6 +216,6 @@ def use_query(scope: Scope) -> str:
         " (SELECT COALESCE(max(sessions), 0) FROM held) AS sessions,"
         " (SELECT jsonb_object_agg(slot, amount) FROM held) AS slots,"
         " (SELECT count(*) FROM waiting) AS pending,"
-        " (SELECT jsonb_object_agg(key, amount) FROM (SELECT e.key, sum(e.value::bigint * w.cluster_size)::bigint"
-        "   AS amount FROM waiting w, jsonb_each_text(w.slots) e GROUP BY e.key) sums) AS pending_slots"
+        " (SELECT jsonb_object_agg(key, amount) FROM (SELECT e.key, LEAST(sum(e.value::numeric * w.cluster_size),"
+        "   9e18)::bigint AS amount FROM waiting w, jsonb_each_text(w.slots) e GROUP BY e.key) sums) AS pending_slots"
     )

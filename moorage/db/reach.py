@@ -27,3 +27,19 @@ def within(reach: Reach, values: list[Any], *, user: str = "", project: str = ""
     if not conditions:
         return "false"
     return conditions[0] if len(conditions) == 1 else f"({' OR '.join(conditions)})"
+
+
+def alternatives(reach: Reach, values: list[Any], *, user: str, project: str, domain: str) -> list[str]:
+    """The same as conditions of one owner each, of which one must hold: for each, an index gives rows in its order."""
+    if reach.everywhere:
+        return ["true"]
+    conditions = []
+    for column, kind, ids in (
+        (user, "uuid", reach.users),
+        (project, "uuid", reach.projects),
+        (domain, "text", reach.domains),
+    ):
+        for one in sorted(ids):
+            values.append(one)
+            conditions.append(f"{column} = ${len(values)}::{kind}")
+    return conditions or ["false"]

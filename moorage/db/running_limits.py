@@ -77,7 +77,8 @@ async def take(connection: AsyncConnection, session_ids: Sequence[str]) -> Runni
     """Until the commit nobody else places for the limited owners of these sessions. Costs one look where none is."""
     if not session_ids or not (await connection.execute(text(_ANY))).scalar_one():
         return RunningLimits({}, {})
-    rows = (await connection.execute(text(_SESSIONS), {"ids": list(session_ids)})).mappings().all()
+    found = await connection.execute(text(_SESSIONS), {"ids": list(session_ids)})
+    rows = [dict(row) for row in found.mappings()]
     ids = {key: held_by for row in rows for key, held_by in _owners(row)}
     limited = await _limited(connection, ids)
     if not limited:

@@ -168,7 +168,7 @@ async def test_an_owner_that_is_not_there_has_no_limit(gateway: Gateway, owner: 
 
 
 async def test_every_field_of_a_limit_is_kept(gateway: Gateway) -> None:
-    wish = {
+    wish: dict[str, Any] = {
         "max_containers": 2,
         "max_priority": 20,
         "max_job_priority": -1,

@@ -119,7 +119,7 @@ STATEMENTS = [
         reason text NOT NULL DEFAULT '', given_by text NOT NULL, given_at timestamptz NOT NULL DEFAULT now(),
         revoked_at timestamptz, revoked_by text)""",
     "CREATE INDEX grants_of_an_owner ON grants (scope, name) WHERE revoked_at IS NULL",
-    """CREATE VIEW grants_in_force AS SELECT scope, name, slot, sum(amount)::bigint AS amount FROM grants
+    """CREATE VIEW grants_in_force AS SELECT scope, name, slot, LEAST(sum(amount), 4e18)::bigint AS amount FROM grants
         WHERE revoked_at IS NULL AND starts_at <= now() AND now() < ends_at GROUP BY scope, name, slot""",
     """CREATE VIEW owners AS
         SELECT 'keypair' AS scope, access_key AS name, policy FROM keypairs
@@ -140,9 +140,10 @@ STATEMENTS = [
     # What holds for an owner now: its own row before its policy, field by field, and what was granted on top.
     """CREATE VIEW quotas AS
         SELECT o.scope, o.name, o.policy,
-            COALESCE(l.max_sessions, p.max_sessions)
-                + COALESCE((SELECT g.amount FROM grants_in_force g WHERE g.scope = o.scope AND g.name = o.name
-                            AND g.slot = 'sessions'), 0)::integer AS max_sessions,
+            (COALESCE(l.max_sessions, p.max_sessions)
+                + LEAST(COALESCE((SELECT g.amount FROM grants_in_force g WHERE g.scope = o.scope AND g.name = o.name
+                                  AND g.slot = 'sessions'), 0),
+                        2147483647 - COALESCE(l.max_sessions, p.max_sessions)))::integer AS max_sessions,
             with_grants(o.scope, o.name, COALESCE(p.max_slots, '{}') || COALESCE(l.max_slots, '{}')) AS max_slots,
             COALESCE(l.max_pending, p.max_pending) AS max_pending,
             COALESCE(p.max_pending_slots, '{}') || COALESCE(l.max_pending_slots, '{}') AS max_pending_slots,
