@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from temporalio.service import RPCError
 
 from moorage import log
+from moorage.db.audit import asking
 from moorage.domain.errors import InvalidRequest, MoorageError, TooManyRequests, Unavailable
 
 _CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
@@ -26,6 +27,8 @@ _log = log.get("api")
 
 
 def problem(error: MoorageError) -> JSONResponse:
+    if (asked := asking.get()) is not None:
+        asked.code = error.code
     headers = {"Retry-After": _retry_after(error)} if error.retrying_helps else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -80,7 +83,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected", path=request.url.path, exc_info=error)
-        return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+        answer = problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+        answer.headers["X-Request-Id"] = getattr(request.state, "request_id", "")  # no middleware sees this answer
+        return answer
 
 
 def _field_and_words(error: Mapping[str, Any]) -> tuple[str, str]:

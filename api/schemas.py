@@ -164,18 +164,27 @@ def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
 
 def parse_not_before(words: str) -> datetime:
     """An ISO time (UTC unless it says otherwise), or a span from now on."""
+    return _moment(words, "not_before", towards=1)
+
+
+def parse_past(words: str, field: str) -> datetime:
+    """An ISO time (UTC unless it says otherwise), or a span back from now."""
+    return _moment(words, field, towards=-1)
+
+
+def _moment(words: str, field: str, *, towards: int) -> datetime:
     span = _SPAN.fullmatch(words.strip())
     try:
         if span is not None:
-            return datetime.now(UTC) + timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+            return datetime.now(UTC) + towards * timedelta(seconds=float(span[1]) * _UNITS[span[2]])
         moment = datetime.fromisoformat(words.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(
-            f"not_before {words[:80]!r} is no time; allowed is an ISO time such as 2030-01-31T08:00:00Z,"
+            f"{field} {words[:80]!r} is no time; allowed is an ISO time such as 2030-01-31T08:00:00Z,"
             " or a span such as 90s, 10m, 2h or 1d",
             code="malformed-time",
-            data={"field": "not_before"},
+            data={"field": field},
         ) from None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
+from moorage.cli import agents, audit, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "simulate": decisions.simulate,
     "replay": decisions.replay,
     "resources": cluster.resources,
+    "audit": audit.audit,
     "up": system.up,
     "down": system.down,
     "status": system.status,

@@ -174,6 +174,7 @@ STATEMENTS = [
     "CREATE INDEX audit_by_time ON audit (at)",
     "CREATE INDEX audit_of_an_entity ON audit (entity, entity_id, seq)",
     "CREATE INDEX audit_of_a_domain ON audit (domain, seq)",
+    "CREATE INDEX audit_of_a_project ON audit (project_id, seq)",
     "CREATE INDEX audit_of_a_user ON audit (user_id, seq)",
     # One after the other, from here to the commit: nobody can know the row before his otherwise.
     """CREATE FUNCTION chain_audit() RETURNS trigger LANGUAGE plpgsql AS $$
