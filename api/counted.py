@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem
-from api.rates import Rate
+from api.rates import Rate, is_free
 from moorage.db.audit import asking
 from moorage.domain.errors import TooManyRequests
 
@@ -17,7 +17,7 @@ class Counted:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith("/health/"):
+        if scope["type"] != "http" or is_free(scope["path"]):
             await self._app(scope, receive, send)
             return
         state, refused = scope["state"], False

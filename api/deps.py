@@ -14,7 +14,7 @@ from api import permissions
 from api.auth.gate import Authentication
 from api.changes import Changes
 from api.lives import Lives
-from api.rates import Rate, Rates
+from api.rates import Rate, Rates, is_free
 from api.recorded import Floods
 from moorage.db.audit import asking
 from moorage.domain.errors import Unauthenticated
@@ -49,8 +49,9 @@ async def authenticate(request: Request) -> None:
     rates = (await parts(request)).rates
     _is_asked(request, needed)
     if needed == permissions.OPEN:
-        asked = asking.get()
-        _count(request, await rates.count_anonymous(asked.address if asked else ""))
+        if not is_free(request.scope["path"]):
+            asked = asking.get()
+            _count(request, await rates.count_anonymous(asked.address if asked else ""))
         return
     authorization = request.headers.get("authorization", "")
     if not authorization:

@@ -79,8 +79,8 @@ def parse_address(words: str) -> Address | None:
     """Without port, brackets and zone; an IPv4 address in IPv6's clothes is an IPv4 address. None for anything else."""
     words = words.strip(" \t")
     if words.startswith("["):
-        words, _, port = words[1:].partition("]")
-        if port and not _PORT.fullmatch(port):
+        words, closed, port = words[1:].partition("]")
+        if not closed or (port and not _PORT.fullmatch(port)):
             return None
     elif words.count(":") == 1:
         words, _, port = words.partition(":")

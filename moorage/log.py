@@ -53,7 +53,7 @@ def _in_one_line(logger: object, method: str, event: MutableMapping[str, Any]) -
 class _OneLine(logging.Formatter):
     """Of the libraries' own lines."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return one_line(super().formatMessage(record), _LONGEST)
 
 
