@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -75,6 +76,7 @@ def _forwarded(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
     return ",".join(lines).split(",") if lines else []
 
 
+@lru_cache(4096)
 def parse_address(words: str) -> Address | None:
     """Without port, brackets and zone; an IPv4 address in IPv6's clothes is an IPv4 address. None for anything else."""
     words = words.strip(" \t")

@@ -37,7 +37,7 @@ async def rows(gateway: Gateway, who: dict[str, str] | None = None, **which: str
 async def told(gateway: Gateway, **which: str) -> list[tuple[str, ...]]:
     return [
         (one["actor"].split("@")[0], one["operation"], one["entity_id"], one["outcome"], one["code"])
-        for one in await rows(gateway, **which)
+        for one in await rows(gateway, None, **which)
     ]
 
 
@@ -96,7 +96,7 @@ async def test_a_stop_is_written_as_asked_for_its_owner_to_see(gateway: Gateway)
 
 
 async def test_a_command_is_written_without_its_arguments(gateway: Gateway) -> None:
-    made = await gateway.submitted(**RUNNING)
+    made = await gateway.submitted(None, **RUNNING)
     await nodes.register(gateway.engine, an_agent("n1"))
     async with gateway.engine.begin() as connection:
         await connection.execute(text("SET LOCAL session_replication_role = replica"))
@@ -257,7 +257,7 @@ async def test_pages_follow_each_other_in_both_orders(gateway: Gateway) -> None:
         seen, after = [], None
         while True:
             params = {"order": order, "limit": "2"} | ({"after": str(after)} if after is not None else {})
-            page = (await gateway.get("/audit", **params)).json()
+            page = (await gateway.get("/audit", None, **params)).json()
             seen += [one["seq"] for one in page["items"]]
             if (after := page["next"]) is None:
                 break
@@ -270,7 +270,7 @@ async def test_rows_are_found_by_what_they_say(gateway: Gateway) -> None:
     await gateway.ask("DELETE", "/session/none")
 
     async def count(**which: str) -> int:
-        return len(await rows(gateway, **which))
+        return len(await rows(gateway, None, **which))
 
     assert await count(entity="session") == 3
     assert await count(entity_id=made["id"]) == 2
@@ -296,7 +296,7 @@ async def test_rows_are_found_by_what_they_say(gateway: Gateway) -> None:
     ],
 )
 async def test_nonsense_is_refused(gateway: Gateway, params: dict[str, str], code: str) -> None:
-    refused(await gateway.get("/audit", **params), 400, code)
+    refused(await gateway.get("/audit", None, **params), 400, code)
 
 
 async def test_an_export_is_a_chain_that_anybody_can_follow(gateway: Gateway) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from limits.aio.storage import MemoryStorage
+from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.errors import StorageError
 from sqlalchemy import text
 
@@ -281,4 +281,5 @@ async def test_several_processes_share_what_a_redis_counts(redis: str) -> None:
     assert 0 < last.retry_after_s <= 61
     for each in windows:
         assert isinstance(each, Shared)
-        await each._strategy.storage.bridge.storage.aclose()  # type: ignore[union-attr]
+        assert isinstance(each._strategy.storage, RedisStorage)
+        await each._strategy.storage.bridge.storage.aclose()  # type: ignore[attr-defined]
