@@ -1,6 +1,7 @@
 """What was asked, by whom, on what, with what outcome: a chain of rows that nobody rewrites.
 
-A change is written in the transaction that makes it, as the last thing before the commit: writers take turns there.
+A change is written in the transaction that makes it. The row gets its place in the chain during the commit, where
+writers take turns; so whoever goes on in his transaction keeps nobody waiting, and can't wait in a circle.
 What changed nothing (a denial, a failure, a signal) the gateway writes when it answers.
 """
 

@@ -19,6 +19,7 @@ from moorage.domain.tenancy import Principal
 Row = Mapping[str, Any]
 
 _BATCH = 1000
+_BEFORE_ALL = -(2**63)  # a row below the first is none that a commit has numbered
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ async def every(engine: AsyncEngine, who: Principal, sought: Sought) -> AsyncIte
 
 async def verify(engine: AsyncEngine, *, expected: Head | None = None) -> tuple[Chain, Broken | None]:
     """Walks the whole chain. The first thing that is wrong with it, or None; what was right up to there."""
-    chain = Chain()
-    while rows := await _batch(engine, after=chain.seq):
+    chain, after = Chain(), _BEFORE_ALL
+    while rows := await _batch(engine, after=after):
+        after = rows[-1]["seq"]
         for row in rows:
             broken = chain.follow(
                 seq=row["seq"], previous=row["previous"], digest=row["hash"], record=row["record"]

@@ -94,10 +94,12 @@ async def test_the_proof_goes_on_over_many_batches(engine: AsyncEngine, monkeypa
         ("UPDATE audit SET seq = CASE seq WHEN 2 THEN -3 ELSE -2 END WHERE seq IN (2, 3);"
          "UPDATE audit SET seq = -seq WHERE seq < 0", 2, "does not follow"),
         ("UPDATE audit SET seq = 0 WHERE seq = 1", 1, "missing"),
+        ("INSERT INTO audit SELECT -7, at, actor, acted_as, address, operation, entity, entity_id, domain, project_id,"
+         " user_id, outcome, request_id, record, '', '' FROM audit WHERE seq = 1", 1, "missing"),
         ("UPDATE audit SET hash = sha256(previous || convert_to(seq || ' ' || replace(record, 's2', 's9'), 'UTF8')),"
          " record = replace(record, 's2', 's9'), entity_id = 's9' WHERE seq = 3", 4, "does not follow"),
     ],
-    ids=range(12),
+    ids=range(13),
 )  # fmt: skip
 async def test_whoever_changes_the_past_is_found_out(engine: AsyncEngine, tampering: str, seq: int, said: str) -> None:
     await written(engine)
@@ -153,6 +155,16 @@ async def test_writers_at_once_take_turns_and_leave_no_gap(engine: AsyncEngine) 
     await asyncio.gather(*(written(engine, 5) for _ in range(8)))
     chain, nothing = await trail.verify(engine)
     assert (chain.rows, chain.seq, nothing) == (40, 40, None)
+
+
+async def test_who_goes_on_after_his_row_keeps_nobody_waiting(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await audit.write(connection, somebody(), "session:create", "slow")
+        async with asyncio.timeout(5):
+            await written(engine, 2)
+        await audit.write(connection, somebody(), "session:create", "slow too")
+    assert [row["entity_id"] for row in await found(engine, ROOT)] == ["s0", "s1", "slow", "slow too"]
+    assert await broken(engine) is None
 
 
 async def test_a_change_that_is_taken_back_leaves_no_row_and_no_gap(engine: AsyncEngine) -> None:
