@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from starlette.exceptions import HTTPException
 from temporalio.service import RPCError
 
 from moorage import log
-from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
+from moorage.db.audit import asking
+from moorage.domain.errors import InvalidRequest, MoorageError, TooManyRequests, Unavailable
 
 _CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
 _HINTS = {404: "/docs lists the routes", 405: "/docs lists the routes with their methods"}
@@ -39,7 +41,9 @@ _log = log.get("api")
 
 
 def problem(error: MoorageError) -> JSONResponse:
-    headers = {"Retry-After": "1"} if error.retrying_helps else {}
+    if (asked := asking.get()) is not None:
+        asked.code = error.code
+    headers = {"Retry-After": _retry_after(error)} if error.retrying_helps else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = {
@@ -52,6 +56,11 @@ def problem(error: MoorageError) -> JSONResponse:
         "data": error.data,
     }
     return JSONResponse(body, error.status, headers, "application/problem+json")
+
+
+def _retry_after(error: MoorageError) -> str:
+    """Whole seconds, never too few."""
+    return str(max(1, math.ceil(error.retry_after_s))) if isinstance(error, TooManyRequests) else "1"
 
 
 def install(app: FastAPI) -> None:
@@ -87,7 +96,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected", path=request.url.path, exc_info=error)
-        return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+        answer = problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+        answer.headers["X-Request-Id"] = getattr(request.state, "request_id", "")  # no middleware sees this answer
+        return answer
 
 
 def invalid_request(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:

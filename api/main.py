@@ -19,11 +19,16 @@ from api.auth.gate import Authentication
 from api.auth.memory import Memory
 from api.auth.tokens import Tokens
 from api.changes import Changes
+from api.counted import Counted
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
+from api.origin import Origin, parse_networks
+from api.rates import Rates, windows_for
+from api.recorded import Floods, Recorded
 from api.routes import (
     agents,
+    audit,
     cluster,
     decisions,
     domains,
@@ -50,6 +55,7 @@ from moorage.temporal import connect
 
 _ROOMS = (
     agents,
+    audit,
     cluster,
     decisions,
     domains,
@@ -72,6 +78,8 @@ _ROOMS = (
 def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
     """The app. `lives` is the seam to Temporal; without it a client is connected at the first use."""
 
+    trusted, windows = parse_networks(settings.trusted_proxies), windows_for(settings.rate_limit_storage)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
@@ -88,6 +96,8 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
+                rates=Rates(windows, anonymous=settings.anonymous_rate_limit),
+                floods=Floods(),
             )
             yield
         for task in listening:
@@ -112,6 +122,9 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
         app.include_router(room.router)
     permissions.check_table([*app.routes, *(route for room in _ROOMS for route in room.router.routes)])
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Counted)
+    app.add_middleware(Recorded)
+    app.add_middleware(Origin, trusted=trusted)  # the last one is asked first
     return app
 
 
@@ -152,10 +165,10 @@ def main() -> None:
     try:
         settings = load_settings()
         require(settings, "database_url", "payload_keys", "jwt_key", "dataplane_key")
+        log.configure(settings.log_level, settings.log_format, role="api")
+        app = build(settings)
     except MoorageError as error:
         sys.exit(f"moor api: {error.message}")
-    log.configure(settings.log_level, settings.log_format, role="api")
-    app = build(settings)
     gc.freeze()  # what was loaded stays: not looking through it for garbage halves the p99 of lists
     uvicorn.run(
         app,
@@ -165,6 +178,7 @@ def main() -> None:
         http="httptools",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # it would believe whoever connects from this machine; api/origin.py knows whom to
         timeout_graceful_shutdown=3,
     )
 

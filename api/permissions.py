@@ -36,6 +36,9 @@ ROUTES: dict[str, str] = {
     "POST /resource-group/{name}/simulate": "resource-group:simulate",
     "GET /resource-group/{name}/replay": "resource-group:simulate",
     "POST /plan": "session:create",
+    "GET /audit": "audit:read",
+    "GET /audit/export": "audit:read",
+    "GET /audit/verify": "audit:read",
     "GET /limit": "limit:read",
     "PUT /limit/{scope}/{name:path}": "limit:update",
     "DELETE /limit/{scope}/{name:path}": "limit:delete",
@@ -161,8 +164,27 @@ FIELDS: dict[str, str] = {
 """The same for the root fields of GraphQL."""
 
 
+# Posted, since the wish is long; nothing is changed by them.
+CHANGING_NOTHING = frozenset(
+    {
+        "POST /plan",
+        "POST /resource-group/{name}/simulate",
+        "POST /graphql",  # each of its mutations is told by itself
+        "POST /admin/gql",
+    }
+)
+
+
 def need(method: str, path: str) -> str:
     return ROUTES[f"{method} {path}"]
+
+
+def operation(needed: str, path: str) -> str:
+    """As the audit names it: the permission, or `auth:login` for a route that needs none."""
+    if needed not in (OPEN, SIGNED_IN):
+        return needed
+    words = [part for part in path.split("/") if part and not part.startswith("{")]
+    return ":".join([*words[:1], *words[-1:]])
 
 
 def is_open(method: str, path: str) -> bool:

@@ -183,12 +183,17 @@ def parse_not_before(words: str) -> datetime:
     return parse_moment("not_before", words)
 
 
-def parse_moment(field: str, words: str, *, since: datetime | None = None) -> datetime:
+def parse_past(field: str, words: str) -> datetime:
+    """An ISO time (UTC unless it says otherwise), or a span back from now."""
+    return parse_moment(field, words, towards=-1)
+
+
+def parse_moment(field: str, words: str, *, since: datetime | None = None, towards: int = 1) -> datetime:
     """An ISO time (UTC unless it says otherwise), or a span, from now on if nothing else is said."""
     span = _SPAN.fullmatch(words.strip())
     try:
         if span is not None:
-            return (since or datetime.now(UTC)) + timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+            return (since or datetime.now(UTC)) + towards * timedelta(seconds=float(span[1]) * _UNITS[span[2]])
         moment = datetime.fromisoformat(words.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):

@@ -40,6 +40,15 @@ class Settings(BaseSettings):
     api_host: str = Field("127.0.0.1", description="address the API listens on")
     api_port: int = Field(8090, description="port the API listens on")
     max_body_bytes: int = Field(1024 * 1024, description="largest request body")
+    trusted_proxies: str = Field(
+        "", description="addresses and networks (CIDR), comma separated, whose X-Forwarded-For is believed"
+    )
+    rate_limit_storage: str = Field(
+        "async+memory://", description="where requests are counted; async+redis://host:port for several replicas"
+    )
+    anonymous_rate_limit: int = Field(
+        600, ge=0, description="requests in 60 s from one address without authentication; 0 is no limit"
+    )
 
     agent_id: str = Field(default_factory=socket.gethostname, description="name of this node, unique in the cluster")
     agent_resource_group: str = Field("default", description="resource group that the node joins")

@@ -93,6 +93,7 @@ async def stop(ref: str, who: Who, parts: With, forced: bool = False) -> Respons
             code="session-ended",
         )
     reason = Reason.FORCE_TERMINATED if forced else Reason.USER_REQUESTED
+    await sessions.record_asked(parts.engine, who, "session:delete", str(row["id"]), after={"forced": forced})
     await parts.lives.cancel(row, Cancel(reason, who.named, forced))
     return JSONResponse(shown(row, parts), 202)
 
@@ -133,6 +134,8 @@ async def execute(ref: str, order: Exec, who: Who, parts: With) -> Response:
     place = await sessions.main_kernel(parts.engine, str(row["id"]))
     if row["status"] != SessionStatus.RUNNING or place is None:
         raise Conflict(f"session {row['name']} is {row['status']}; exec needs RUNNING", code="session-not-running")
+    told = {"program": order.command[0][:80]}  # its arguments may hold secrets
+    await sessions.record_asked(parts.engine, who, "session:execute", str(row["id"]), after=told)
     body = {"command": order.command, "timeout_s": order.timeout_s}
     answer = await _from_node(parts, "POST", "exec", row, place, body=body, timeout_s=order.timeout_s + 10)
     return JSONResponse(answer.json())

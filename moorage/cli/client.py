@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -185,6 +185,24 @@ class Client:
     def revoke_token(self, token_id: str) -> None:
         self._request("DELETE", f"/token/{_quoted(token_id)}")
 
+    def audit(self, *, limit: int, **which: str | None) -> Json:
+        return self._json("GET", "/audit", params={"limit": limit, **_given(which)})
+
+    def export_audit(self, **which: str | None) -> Iterator[str]:
+        """JSON lines, as they come."""
+        timeout = httpx.Timeout(60.0, connect=5.0)
+        try:
+            with self._http.stream("GET", "/audit/export", params=_given(which), timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                    raise _problem(response)
+                yield from response.iter_lines()
+        except httpx.TransportError as error:
+            raise self._no_answer(error) from None
+
+    def verify_audit(self, expect: str | None) -> Json:
+        return self._json("GET", "/audit/verify", params=_given({"expect": expect}), timeout=_LONG)
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200
@@ -219,6 +237,10 @@ def _who(profile: Profile) -> dict[str, str]:
     """The headers that say who asks and for whom, beside a key pair."""
     said = {"Authorization": f"Bearer {profile.token}"} if profile.token else {}
     return said | ({"X-Moorage-Act-As": profile.act_as} if profile.act_as else {})
+
+
+def _given(params: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _problem(response: httpx.Response) -> MoorageError:

@@ -10,6 +10,7 @@ import typer
 from moorage.cli import (
     admin,
     agents,
+    audit,
     bench,
     check,
     cluster,
@@ -49,6 +50,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "simulate": decisions.simulate,
     "replay": decisions.replay,
     "resources": cluster.resources,
+    "audit": audit.audit,
     "up": system.up,
     "down": system.down,
     "status": system.status,

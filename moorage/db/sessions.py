@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage.db import audit
 from moorage.db.engine import reading
 from moorage.db.reach import alternatives, within
 from moorage.domain.errors import Conflict, NotFound
@@ -67,6 +68,18 @@ async def find(engine: AsyncEngine, who: Principal, ref: str, permission: str = 
     if permission != "session:read":
         who.demand(permission, domain=row["domain"], projects=(project_id,), user=owner_id)
     return row
+
+
+async def record_asked(
+    engine: AsyncEngine, who: Principal, operation: str, session_id: str, *, after: Mapping[str, Any]
+) -> None:
+    """The audit says what is about to be asked of a session; without that, it must not be asked."""
+    async with engine.begin() as connection:
+        rows = await connection.execute(
+            text("SELECT user_id::text, project_id::text, domain FROM sessions WHERE id = :id"), {"id": session_id}
+        )
+        owner = rows.mappings().one()
+        await audit.write(connection, who, operation, session_id, after=after, outcome="asked", **owner)
 
 
 _OWNER = {"user": "s.user_id", "project": "s.project_id", "domain": "s.domain"}

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import ceilings, dependencies, groups, secrets, sessions
+from moorage.db import audit, ceilings, dependencies, groups, secrets, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
 from moorage.db.members import hold as hold_membership
@@ -80,6 +80,9 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
                 session_id=session_id,
                 project_id=who.project_id,
                 kernels=new.cluster_size,
+            )
+            await audit.write(
+                connection, who, "session:create", session_id, after=_told(new), project_id=who.project_id
             )
     except (IntegrityError, Conflict) as error:
         # The same request may have come twice at once: the second one gets what the first one made.
@@ -236,6 +239,14 @@ def _values(session_id: str, seal: Seal, who: Principal, new: NewSession) -> dic
         "actor": who.named,
         "channel": SCHEDULER_CHANNEL,
     }
+
+
+def _told(new: NewSession) -> dict[str, Any]:
+    """What the audit says of it: neither its environment nor its command, which may hold secrets."""
+    return {name: getattr(new, name) for name in ("name", "image", "type", "resource_group", "slots", *_MORE_TOLD)}
+
+
+_MORE_TOLD = ("cluster_size", "priority", "job_priority", "lifetime_s", "agents")
 
 
 async def _made_before(engine: AsyncEngine, who: Principal, new: NewSession) -> Mapping[str, Any] | None:

@@ -97,3 +97,15 @@ async def test_more_than_ten_changes_in_one_request_are_too_many(gateway: Gatewa
     error = refusal(await asked(gateway, f"mutation {{ {changes} }}", tenants["root"].headers))
     assert "maximum cost" in error["message"]
     assert (await done(gateway, '{ domain(name: "d0") { name } }', tenants["root"].headers)) == {"domain": None}
+
+
+async def test_the_audit_holds_what_was_changed_and_what_was_denied(gateway: Gateway, tenants: Tenants) -> None:
+    dora, root = tenants["dora"].headers, tenants["root"].headers
+    await asked(gateway, 'mutation { create_domain(name: "x", props: {}) { name } }', dora)
+    await done(gateway, 'mutation { modify_domain(name: "alpha", props: {description: "y"}) { name } }', dora)
+    found = (await gateway.get("/audit", root)).json()["items"]
+    rows = [(one["actor"], one["operation"], one["entity_id"], one["outcome"]) for one in found]
+    assert rows[:2] == [
+        ("dora@alpha.org", "domain:update", "alpha", "success"),
+        ("dora@alpha.org", "domain:create", "x", "denied"),
+    ]

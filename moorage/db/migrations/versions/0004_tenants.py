@@ -216,21 +216,35 @@ STATEMENTS = [
     "CREATE INDEX audit_by_time ON audit (at)",
     "CREATE INDEX audit_of_an_entity ON audit (entity, entity_id, seq)",
     "CREATE INDEX audit_of_a_domain ON audit (domain, seq)",
+    "CREATE INDEX audit_of_a_project ON audit (project_id, seq)",
     "CREATE INDEX audit_of_a_user ON audit (user_id, seq)",
-    # One after the other, from here to the commit: nobody can know the row before his otherwise.
+    # Until the commit a row has a negative number and no hash; nobody else sees it.
+    "CREATE SEQUENCE audit_rows_to_come",
+    """CREATE FUNCTION begin_audit() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.seq := -nextval('audit_rows_to_come');
+        NEW.previous := '\\x';
+        NEW.hash := '\\x';
+        RETURN NEW;
+    END $$""",
+    "CREATE TRIGGER begin_audit BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION begin_audit()",
+    # During the commit, one after the other: nobody can know the row before his otherwise.
     """CREATE FUNCTION chain_audit() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE last record;
     BEGIN
         PERFORM pg_advisory_xact_lock(7241002);
-        SELECT seq, hash INTO last FROM audit ORDER BY seq DESC LIMIT 1;
-        NEW.seq := COALESCE(last.seq, 0) + 1;
-        NEW.previous := COALESCE(last.hash, '\\x'::bytea);
-        NEW.hash := sha256(NEW.previous || convert_to(NEW.seq || ' ' || NEW.record, 'UTF8'));
-        RETURN NEW;
+        SELECT seq, hash INTO last FROM audit WHERE seq > 0 ORDER BY seq DESC LIMIT 1;
+        UPDATE audit SET seq = COALESCE(last.seq, 0) + 1, previous = COALESCE(last.hash, '\\x'),
+            hash = sha256(COALESCE(last.hash, '\\x')
+                || convert_to((COALESCE(last.seq, 0) + 1) || ' ' || record, 'UTF8'))
+            WHERE seq = NEW.seq;
+        RETURN NULL;
     END $$""",
-    "CREATE TRIGGER chain_audit BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION chain_audit()",
-    """CREATE TRIGGER audit_stays BEFORE UPDATE OR DELETE ON audit
-        FOR EACH ROW EXECUTE FUNCTION refuse_change()""",
+    """CREATE CONSTRAINT TRIGGER chain_audit AFTER INSERT ON audit DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION chain_audit()""",
+    """CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
+        FOR EACH ROW WHEN (OLD.seq > 0) EXECUTE FUNCTION refuse_change()""",
+    "CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit FOR EACH ROW EXECUTE FUNCTION refuse_change()",
     """CREATE TRIGGER audit_is_not_emptied BEFORE TRUNCATE ON audit
         FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()""",
     # Lists and counts of one tenant never look at the rows of another.
