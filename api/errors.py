@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from temporalio.service import RPCError
 
 from moorage import log
-from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
+from moorage.domain.errors import InvalidRequest, MoorageError, TooManyRequests, Unavailable
 
 _CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
 _HINTS = {404: "/docs lists the routes", 405: "/docs lists the routes with their methods"}
@@ -25,7 +26,7 @@ _log = log.get("api")
 
 
 def problem(error: MoorageError) -> JSONResponse:
-    headers = {"Retry-After": "1"} if error.retrying_helps else {}
+    headers = {"Retry-After": _retry_after(error)} if error.retrying_helps else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = {
@@ -38,6 +39,11 @@ def problem(error: MoorageError) -> JSONResponse:
         "data": error.data,
     }
     return JSONResponse(body, error.status, headers, "application/problem+json")
+
+
+def _retry_after(error: MoorageError) -> str:
+    """Whole seconds, never too few."""
+    return str(max(1, math.ceil(error.retry_after_s))) if isinstance(error, TooManyRequests) else "1"
 
 
 def install(app: FastAPI) -> None:
