@@ -12,6 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import permissions
 from api.auth.gate import Authentication
+from api.auth.logins import Logins
+from api.auth.oidc import Provider
+from api.auth.proof import Proof
+from api.auth.tokens import Clock
 from api.changes import Changes
 from api.lives import Lives
 from moorage.domain.errors import Unauthenticated
@@ -26,6 +30,10 @@ class Parts:
     engine: AsyncEngine
     seal: Seal
     authentication: Authentication
+    proof: Proof
+    logins: Logins
+    provider: Provider | None
+    clock: Clock
     lives: Lives
     changes: Changes
     nodes: httpx.AsyncClient

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -16,11 +17,16 @@ from fastapi_offline import FastAPIOffline
 
 from api import errors, permissions
 from api.auth.gate import Authentication
+from api.auth.lockout import Lockout
+from api.auth.logins import Logins
+from api.auth.oidc import provider_of
+from api.auth.proof import Proof
+from api.auth.tokens import Clock, Tokens, key_ring
 from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
-from api.routes import agents, cluster, decisions, groups, limits, sessions
+from api.routes import agents, auth, cluster, decisions, groups, limits, oidc, sessions
 from moorage import log
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
@@ -28,23 +34,32 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
-_ROOMS = (cluster, sessions, decisions, agents, groups, limits)
+_ROOMS = (cluster, auth, oidc, sessions, decisions, agents, groups, limits)
 
 
-def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
+def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.time) -> FastAPI:
     """The app. `lives` is the seam to Temporal; without it a client is connected at the first use."""
+    key_ring(settings.jwt_keys)
+    provider = provider_of(settings, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
         changes = Changes(settings.database_url)
+        tokens = Tokens(engine, settings.jwt_keys, lifetime_s=settings.access_lifetime_s, clock=clock)
+        lockout = Lockout(engine, threshold=settings.login_attempts, clock=clock)
+        proof = Proof(engine, seal, lockout, max_age_days=settings.password_max_age_days, clock=clock)
         listening = asyncio.create_task(changes.listen())
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
                 seal=seal,
-                authentication=Authentication(engine, seal, settings.jwt_key),
+                authentication=Authentication(engine, seal, tokens),
+                proof=proof,
+                logins=Logins(engine, proof, tokens, lifetime_s=settings.login_lifetime_s, clock=clock),
+                provider=provider,
+                clock=clock,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
@@ -96,11 +111,14 @@ def _tell_how_to_log_in(app: FastAPI) -> None:
 def main() -> None:
     try:
         settings = load_settings()
-        require(settings, "database_url", "payload_keys", "jwt_key", "dataplane_key")
+        require(settings, "database_url", "payload_keys", "jwt_keys", "dataplane_key")
     except MoorageError as error:
         sys.exit(f"moor api: {error.message}")
     log.configure(settings.log_level, settings.log_format, role="api")
-    app = build(settings)
+    try:
+        app = build(settings)
+    except MoorageError as error:
+        sys.exit(f"moor api: {error.message}")
     gc.freeze()  # what was loaded stays: not looking through it for garbage halves the p99 of lists
     uvicorn.run(
         app,

@@ -54,6 +54,12 @@ async def by_email(engine: AsyncEngine, email: str) -> tuple[Principal, Mapping[
     return await _one(engine, f"{_OF_A_USER} WHERE u.email = $1 AND {_ACTIVE}", email)
 
 
+async def by_login(engine: AsyncEngine, login_id: str) -> tuple[Principal, Mapping[str, Any]] | None:
+    """The active user of a log-in that nobody ended, with its main key. When it expires, its tokens say."""
+    query = f"{_OF_A_USER} JOIN logins l ON l.user_id = u.id WHERE l.id = $1 AND l.revoked_at IS NULL"
+    return await _one(engine, f"{query} AND {_ACTIVE}", login_id)
+
+
 _OF_A_USER = (
     f"SELECT {_COLUMNS}, m.access_key, m.rate_limit {_FROM}"
     f" LEFT JOIN keypairs m ON m.user_id = u.id AND m.access_key = {_MAIN_KEY}"

@@ -13,7 +13,7 @@ from moorage.db import tenancy
 from moorage.seal import Seal
 from moorage.settings import Settings
 from tests.support.builders import KEYS
-from tests.support.gateway import JWT_KEY, PASSWORD, Gateway, RecordedLives, basic
+from tests.support.gateway import JWT_KEYS, PASSWORD, Clock, Gateway, RecordedLives, basic
 
 
 @pytest.fixture
@@ -23,10 +23,11 @@ async def gateway(database_url: str, engine: AsyncEngine) -> AsyncIterator[Gatew
     bob = await tenancy.create_user(engine, seal, "bob@example.org", PASSWORD)
     root = await tenancy.create_user(engine, seal, "root@example.org", PASSWORD, role="superadmin")
     lives = RecordedLives()
-    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32)
-    app = build(settings, lives=lives)
+    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32)
+    clock = Clock()
+    app = build(settings, lives=lives, clock=clock)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
     ):
-        yield Gateway(app, http, lives, engine, basic(*ada), basic(*bob), basic(*root))
+        yield Gateway(app, http, lives, engine, basic(*ada), basic(*bob), basic(*root), clock)
