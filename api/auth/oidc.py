@@ -173,7 +173,7 @@ def _is_safe(url: Any) -> bool:
 
 
 async def _get(client: AsyncOAuth2Client, url: str) -> dict[str, Any]:
-    response = await client.get(url, withhold_token=True)
+    response = await client.request("GET", url, withhold_token=True)
     try:
         document = response.json()
     except ValueError:
