@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,23 @@ class Caller:
 
 
 class Logins:
-    def __init__(self, engine: AsyncEngine, proof: Proof, tokens: Tokens, *, lifetime_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        proof: Proof,
+        tokens: Tokens,
+        *,
+        lifetime_s: float,
+        clock: Clock,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`forget` is called when log-ins have ended, for whoever remembers that they go on."""
         self._engine = engine
         self._proof = proof
         self._tokens = tokens
         self._lifetime_s = lifetime_s
         self._clock = clock
+        self._forget = forget
 
     async def by_password(self, email: str, password: str, otp: str, caller: Caller) -> dict[str, Any]:
         """Tokens for whoever proves to be that user."""
@@ -77,6 +88,7 @@ class Logins:
             ended = await self._end(connection, who.user_id, "" if everywhere else login_id)
             if ended:
                 await audit.write(connection, who, "auth:logout", login_id, after={"ended": ended, "all": everywhere})
+        self._forget()
         return ended
 
     async def end(self, who: Principal, login_id: str) -> None:
@@ -85,6 +97,7 @@ class Logins:
             if not await logins.revoke(connection, who.user_id, login_id, now=self._clock()):
                 raise NotFound("there is no such log-in", code="unknown-login", hint="GET /auth/logins lists yours")
             await audit.write(connection, who, "auth:logout", login_id, after={"ended": 1, "all": False})
+        self._forget()
 
     async def index(self, who: Principal, current: str) -> list[dict[str, Any]]:
         rows = await logins.index(self._engine, who.user_id, now=self._clock())
@@ -123,6 +136,7 @@ class Logins:
             if row and not successor:
                 await self._stolen(connection, row)
         if row is None or not successor:
+            self._forget()
             raise Unauthenticated("this log-in has ended; log in again")
         return self._answer(str(row["user_id"]), str(row["id"]), successor, row["expires_at"].timestamp())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,23 @@ class Proven:
 
 
 class Proof:
-    def __init__(self, engine: AsyncEngine, seal: Seal, lockout: Lockout, *, max_age_days: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        seal: Seal,
+        lockout: Lockout,
+        *,
+        max_age_days: int,
+        clock: Clock,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`forget` is called when log-ins have ended, for whoever remembers that they go on."""
         self._engine = engine
         self._seal = seal
         self._lockout = lockout
         self._max_age_s = max_age_days * _DAY_S
         self._clock = clock
+        self._forget = forget
 
     async def of_user(self, email: str, password: str, otp: str, *, even_expired: bool = False) -> Proven:
         """Unauthenticated in the same words and time whatever was wrong and whoever exists."""
@@ -122,6 +133,7 @@ class Proof:
                 raise Conflict("the password was changed meanwhile", code="password-changed")
             ended = await logins.revoke_all(connection, who.user_id, now=now, but=login_id)
             await audit.write(connection, who, "auth:password", who.user_id, after={"logins_ended": ended})
+        self._forget()
 
     async def _check_code(self, who: Principal, row: Mapping[str, Any], otp: str, attempt: Attempt) -> None:
         """Passes whoever has no codes. A wrong one is as a wrong password, none at all is no failure."""

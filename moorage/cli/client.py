@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from moorage.cli.profile import Profile, load_profile
+from moorage.cli.signed_in import SignedIn
 from moorage.domain.errors import MoorageError, Unavailable
 
 Json = dict[str, Any]
@@ -30,7 +31,7 @@ class Client:
         self._endpoint = profile.endpoint
         self._http = httpx.Client(
             base_url=profile.endpoint,
-            auth=httpx.BasicAuth(profile.access_key, profile.secret_key),
+            auth=_auth(profile),
             timeout=_TIMEOUT,
             trust_env=False,
         )
@@ -132,6 +133,30 @@ class Client:
     def remove_limit(self, scope: str, name: str) -> None:
         self._request("DELETE", f"/limit/{scope}/{_quoted(name)}")
 
+    def log_in(self, email: str, password: str, otp: str = "") -> Json:
+        return self._json("POST", "/auth/login", json={"email": email, "password": password, "otp": otp})
+
+    def exchange(self, code: str) -> Json:
+        return self._json("POST", "/auth/oidc/exchange", json={"code": code})
+
+    def log_out(self, *, everywhere: bool) -> Json:
+        return self._json("POST", "/auth/logout", json={"all": everywhere})
+
+    def change_password(self, old: str, new: str) -> None:
+        self._request("POST", "/auth/password", json={"old": old, "new": new})
+
+    def change_expired(self, email: str, old: str, new: str, otp: str) -> None:
+        self._request("POST", "/auth/password-expired", json={"email": email, "old": old, "new": new, "otp": otp})
+
+    def start_codes(self) -> Json:
+        return self._json("POST", "/auth/totp")
+
+    def confirm_codes(self, otp: str) -> None:
+        self._request("POST", "/auth/totp/confirm", json={"otp": otp})
+
+    def end_codes(self, otp: str) -> None:
+        self._request("DELETE", "/auth/totp", json={"otp": otp})
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200
@@ -160,6 +185,12 @@ class Client:
             f"no answer from {self._endpoint} ({error or type(error).__name__})",
             hint="is it running? `moor status` tells, `moor up` starts it",
         )
+
+
+def _auth(profile: Profile) -> httpx.Auth | None:
+    if profile.signed_in:
+        return SignedIn(profile.endpoint)
+    return httpx.BasicAuth(profile.access_key, profile.secret_key) if profile.access_key else None
 
 
 def _problem(response: httpx.Response) -> MoorageError:

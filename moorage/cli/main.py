@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
+from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, login, roles, sessions, show, system
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -36,13 +36,22 @@ _VERBS: dict[str, Callable[..., None]] = {
     "down": system.down,
     "status": system.status,
     "check": check.check,
+    "login": login.login,
+    "logout": login.logout,
+    "password": login.password,
     "api": roles.api,
     "worker": roles.worker,
     "agent": roles.agent,
 }
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)
-for _noun, _sub in {"agents": agents.app, "groups": groups.app, "limits": limits.app, "bench": bench.app}.items():
+for _noun, _sub in {
+    "agents": agents.app,
+    "groups": groups.app,
+    "limits": limits.app,
+    "totp": login.totp,
+    "bench": bench.app,
+}.items():
     app.add_typer(_sub, name=_noun)
 
 

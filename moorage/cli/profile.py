@@ -16,6 +16,7 @@ class Profile:
     endpoint: str
     access_key: str
     secret_key: str
+    signed_in: bool = False  # by `moor login`; moorage.cli.signed_in holds the tokens
 
 
 def profile_path() -> Path:
@@ -33,14 +34,30 @@ def load_profile() -> Profile:
         name: os.environ.get(f"MOORAGE_{name.upper()}") or stored.get(name, "")
         for name in ("endpoint", "access_key", "secret_key")
     }
+    if is_signed_in(values["endpoint"], stored) and not os.environ.get("MOORAGE_ACCESS_KEY"):
+        return Profile(values["endpoint"].rstrip("/"), "", "", signed_in=True)
     missing = [name for name, value in values.items() if not value]
     if missing:
         raise InvalidRequest(
             f"no {', '.join(missing)} known: neither MOORAGE_* variables nor {profile_path()}",
             code="no-profile",
-            hint="start a cluster here with `moor up`, or set MOORAGE_ENDPOINT, MOORAGE_ACCESS_KEY, MOORAGE_SECRET_KEY",
+            hint="start a cluster here with `moor up`, log in with `moor login`, or set MOORAGE_ENDPOINT,"
+            " MOORAGE_ACCESS_KEY, MOORAGE_SECRET_KEY",
         )
     return Profile(values["endpoint"].rstrip("/"), values["access_key"], values["secret_key"])
+
+
+def is_signed_in(endpoint: str, stored: dict[str, str]) -> bool:
+    """Whether `moor login` keeps tokens, and for this API: no other ever sees them."""
+    return bool(stored.get("refresh_token")) and stored.get("login_endpoint") == endpoint.rstrip("/")
+
+
+def endpoint_of_profile() -> str:
+    """Where the API is, for those who have no keys yet."""
+    endpoint = os.environ.get("MOORAGE_ENDPOINT") or read_toml(profile_path()).get("endpoint", "")
+    if not endpoint:
+        raise InvalidRequest("where is the API?", code="no-profile", hint="moor login --endpoint https://HOST")
+    return endpoint.rstrip("/")
 
 
 def read_toml(path: Path) -> dict[str, str]:

@@ -63,9 +63,9 @@ async def undo(engine: AsyncEngine, attempt: Attempt, *, threshold: int) -> None
         await connection.execute(
             text(
                 "UPDATE users SET failed_logins = GREATEST(failed_logins - 1, 0),"
-                " locked_until = CASE WHEN :mine >= :threshold THEN NULL ELSE locked_until END WHERE id = :user"
+                " locked_until = CASE WHEN CAST(:it_locked AS boolean) THEN NULL ELSE locked_until END WHERE id = :user"
             ),
-            {"user": attempt.user_id, "mine": attempt.number, "threshold": threshold},
+            {"user": attempt.user_id, "it_locked": attempt.number >= threshold},
         )
 
 

@@ -232,9 +232,9 @@ async def test_a_deactivated_user_refreshes_nothing(gateway: Gateway) -> None:
 async def test_the_database_holds_no_token(gateway: Gateway) -> None:
     made = await log_in(gateway)
     async with gateway.engine.connect() as connection:
-        rows = (await connection.execute(text("SELECT l::text FROM logins l"))).scalars().all()
-        rows += (await connection.execute(text("SELECT record FROM audit"))).scalars().all()
-    held = "\n".join(rows)
+        logins = (await connection.execute(text("SELECT l::text FROM logins l"))).scalars().all()
+        audit = (await connection.execute(text("SELECT record FROM audit"))).scalars().all()
+    held = "\n".join([*logins, *audit])
     assert not any(made[name] in held or made[name].split(".")[2] in held for name in ("token", "refresh_token"))
     assert PASSWORD not in held
 
@@ -268,7 +268,7 @@ async def test_the_list_shows_ones_own_log_ins_and_which_is_this_one(gateway: Ga
     await log_in(gateway, "bob@example.org")
     made = await log_in(gateway)
     await gateway.http.post(
-        "/auth/login", json={"email": ADA, "password": PASSWORD}, headers={"User-Agent": b"moor\x7f/1 \xe9"}
+        "/auth/login", json={"email": ADA, "password": PASSWORD}, headers={b"User-Agent": b"moor\x7f/1 \xe9"}
     )
     items = (await gateway.get("/auth/logins", bearer(made["token"]))).json()["items"]
     assert [one["current"] for one in items] == [False, True]

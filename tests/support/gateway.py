@@ -51,12 +51,13 @@ class RecordedLives:
 
 @dataclass
 class Clock:
-    """The real time, and what a test puts on top."""
+    """The real time, or the one where it was stopped, and what a test puts on top."""
 
     ahead_s: float = 0.0
+    stopped_at: float | None = None
 
     def __call__(self) -> float:
-        return time.time() + self.ahead_s
+        return (time.time() if self.stopped_at is None else self.stopped_at) + self.ahead_s
 
 
 @dataclass
