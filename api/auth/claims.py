@@ -59,7 +59,7 @@ def vouched(rules: Claims, claims: Mapping[str, Any]) -> Vouched:
     return Vouched(
         issuer=str(claims["iss"]),
         subject=str(claims["sub"]),
-        email=emails[0],
+        email=emails[0].lower(),
         email_is_verified=claims.get("email_verified") is True,
         name=next(iter(_texts(claims, rules.name)), ""),
         domain=None if rules.domain is None else _domain(rules.domain, claims, rules.default_domain),

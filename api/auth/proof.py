@@ -53,6 +53,7 @@ class Proof:
 
     async def of_user(self, email: str, password: str, otp: str, *, even_expired: bool = False) -> Proven:
         """Unauthenticated in the same words and time whatever was wrong and whoever exists."""
+        email = email.strip().lower()
         attempt = await self._lockout.begin(email)
         found = await principals.by_email(self._engine, email)
         stored: str | None = found[1]["password_hash"] if found else None

@@ -85,10 +85,10 @@ class Tokens:
         return jwt.encode(header, {"iss": _ISSUER, "aud": audience, **claims}, self._ring[key_id])
 
     def _key_of(self, token: GuestProtocol) -> OctKey:
-        key = self._ring.get(str(token.headers().get("kid")))
-        if key is None:
+        key_id = token.headers().get("kid")
+        if not isinstance(key_id, str) or key_id not in self._ring:
             raise InvalidKeyIdError()
-        return key
+        return self._ring[key_id]
 
 
 def key_ring(text: str) -> dict[str, OctKey]:

@@ -10,7 +10,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from moorage.db import audit
-from moorage.db.tenancy import DEFAULT_RATE_LIMIT
 from moorage.domain.errors import Conflict, Forbidden
 from moorage.domain.ids import new_access_key, new_id, new_secret_key
 from moorage.domain.tenancy import Rank
@@ -155,13 +154,8 @@ async def _join(connection: AsyncConnection, user_id: str, project_ids: list[str
 async def _give_key(connection: AsyncConnection, seal: Seal, user_id: str) -> None:
     """Every user has a key pair: sessions and quotas are counted by it."""
     await connection.execute(
-        text("INSERT INTO keypairs (access_key, user_id, secret, rate_limit) VALUES (:key, :user, :secret, :limit)"),
-        {
-            "key": new_access_key(),
-            "user": user_id,
-            "secret": seal.seal(new_secret_key().encode()),
-            "limit": DEFAULT_RATE_LIMIT,
-        },
+        text("INSERT INTO keypairs (access_key, user_id, secret) VALUES (:key, :user, :secret)"),
+        {"key": new_access_key(), "user": user_id, "secret": seal.seal(new_secret_key().encode())},
     )
 
 

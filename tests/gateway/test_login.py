@@ -339,6 +339,13 @@ async def test_of_many_guesses_at_once_no_more_are_checked_than_the_threshold(ga
     assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 7
 
 
+@pytest.mark.parametrize("email", [ADA, NOBODY])
+async def test_another_spelling_of_an_address_is_the_same_address(gateway: Gateway, email: str) -> None:
+    for _ in range(5):
+        refused(await attempt(gateway, f" {email.upper()} ", "wrong"), 401, "auth-failed")
+    refused(await attempt(gateway, email), 429, "too-many-attempts")
+
+
 async def test_a_lock_of_one_user_is_none_of_another(gateway: Gateway) -> None:
     for _ in range(6):
         await attempt(gateway, ADA, "wrong")
