@@ -13,7 +13,10 @@ from starlette.requests import HTTPConnection
 
 from api import permissions
 from api.auth.gate import Authentication
-from api.auth.tokens import Tokens
+from api.auth.logins import Logins
+from api.auth.oidc import Provider
+from api.auth.proof import Proof
+from api.auth.tokens import Clock
 from api.changes import Changes
 from api.lives import Lives
 from api.rates import Rate, Rates, is_free
@@ -30,7 +33,10 @@ class Parts:
     engine: AsyncEngine
     seal: Seal
     authentication: Authentication
-    tokens: Tokens
+    proof: Proof
+    logins: Logins
+    provider: Provider | None
+    clock: Clock
     lives: Lives
     changes: Changes
     nodes: httpx.AsyncClient

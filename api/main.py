@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -16,8 +17,12 @@ from fastapi_offline import FastAPIOffline
 
 from api import errors, permissions
 from api.auth.gate import Authentication
+from api.auth.lockout import Lockout
+from api.auth.logins import Logins
 from api.auth.memory import Memory
-from api.auth.tokens import Tokens
+from api.auth.oidc import provider_of
+from api.auth.proof import Proof
+from api.auth.tokens import Clock, Tokens, key_ring
 from api.changes import Changes
 from api.counted import Counted
 from api.deps import Parts, authenticate
@@ -29,6 +34,7 @@ from api.recorded import Floods, Recorded
 from api.routes import (
     agents,
     audit,
+    auth,
     cluster,
     decisions,
     domains,
@@ -37,6 +43,7 @@ from api.routes import (
     groups,
     keypairs,
     limits,
+    oidc,
     policies,
     projects,
     quotas,
@@ -56,6 +63,7 @@ from moorage.temporal import connect
 _ROOMS = (
     agents,
     audit,
+    auth,
     cluster,
     decisions,
     domains,
@@ -64,6 +72,7 @@ _ROOMS = (
     groups,
     keypairs,
     limits,
+    oidc,
     policies,
     projects,
     quotas,
@@ -75,24 +84,32 @@ _ROOMS = (
 )
 
 
-def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
+def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.time) -> FastAPI:
     """The app. `lives` is the seam to Temporal; without it a client is connected at the first use."""
+    key_ring(settings.jwt_keys)
+    provider = provider_of(settings, clock)
 
     trusted, windows = parse_networks(settings.trusted_proxies), windows_for(settings.rate_limit_storage)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
-        logins, memory = Tokens(engine, settings.jwt_key), Memory(settings.database_url)
+        memory = Memory(settings.database_url)
         changes = Changes(settings.database_url)
+        signed = Tokens(engine, settings.jwt_keys, lifetime_s=settings.access_lifetime_s, clock=clock)
+        lockout = Lockout(engine, threshold=settings.login_attempts, clock=clock)
+        proof = Proof(engine, seal, lockout, max_age_days=settings.password_max_age_days, clock=clock)
         listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
                 seal=seal,
-                authentication=Authentication(engine, seal, logins, memory),
-                tokens=logins,
+                authentication=Authentication(engine, seal, signed, memory, clock),
+                proof=proof,
+                logins=Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock),
+                provider=provider,
+                clock=clock,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
@@ -164,7 +181,7 @@ _REFUSALS = {
 def main() -> None:
     try:
         settings = load_settings()
-        require(settings, "database_url", "payload_keys", "jwt_key", "dataplane_key")
+        require(settings, "database_url", "payload_keys", "jwt_keys", "dataplane_key")
         log.configure(settings.log_level, settings.log_format, role="api")
         app = build(settings)
     except MoorageError as error:

@@ -44,12 +44,6 @@ Text = Annotated[str, AfterValidator(_storable)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 
 
-class Login(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    email: Text = Field(max_length=254)
-    password: Text = Field(max_length=1024)
-
-
 class UseSecret(BaseModel):
     """A secret by name, as a variable or as a file; without either as its name suggests."""
 

@@ -34,7 +34,21 @@ class Settings(BaseSettings):
     payload_keys: str = Field(
         "", description="key ring for what goes to Temporal: id:hex32bytes, comma separated, the first one encrypts"
     )
-    jwt_key: str = Field("", description="secret that signs log-in tokens")
+    jwt_keys: str = Field(
+        "",
+        description="key ring for log-in tokens: id:secret of 32 bytes or more, comma separated, the first one signs",
+    )
+    access_lifetime_s: int = Field(900, ge=10, le=86400, description="how long an access token is valid")
+    login_lifetime_s: int = Field(7 * 86400, ge=60, description="how long a log-in can be refreshed")
+    login_attempts: int = Field(5, ge=1, le=1000, description="wrong passwords in a row before a user is locked")
+    password_max_age_days: int = Field(0, ge=0, description="a password must be changed after so long; 0 is never")
+    oidc_issuer: str = Field("", description="OpenID Connect provider; empty is none")
+    oidc_client_id: str = Field("", description="what the provider calls this cluster")
+    oidc_client_secret: str = Field("", description="the secret that the provider gave for it")
+    oidc_redirect_uri: str = Field("", description="https://HOST/auth/oidc/callback, as registered with the provider")
+    oidc_scopes: str = Field("openid email profile", description="what is asked of the provider")
+    oidc_claims: str = Field("", description="JSON: what the provider's claims say about domain, projects and roles")
+    oidc_link_by_email: bool = Field(False, description="a verified e-mail address logs in the local user who has it")
     dataplane_key: str = Field("", description="secret shared by the API and the agents, signs data plane tokens")
 
     api_host: str = Field("127.0.0.1", description="address the API listens on")

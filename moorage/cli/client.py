@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import httpx
 
 from moorage.cli.profile import Profile, load_profile
+from moorage.cli.signed_in import SignedIn
 from moorage.domain.errors import MoorageError, Unavailable
 
 Json = dict[str, Any]
@@ -30,8 +31,8 @@ class Client:
         self._endpoint = profile.endpoint
         self._http = httpx.Client(
             base_url=profile.endpoint,
-            auth=None if profile.token else httpx.BasicAuth(profile.access_key, profile.secret_key),
-            headers=_who(profile),
+            auth=_auth(profile),
+            headers={"X-Moorage-Act-As": profile.act_as} if profile.act_as else {},
             timeout=_TIMEOUT,
             trust_env=False,
         )
@@ -203,6 +204,30 @@ class Client:
     def verify_audit(self, expect: str | None) -> Json:
         return self._json("GET", "/audit/verify", params=_given({"expect": expect}), timeout=_LONG)
 
+    def log_in(self, email: str, password: str, otp: str = "") -> Json:
+        return self._json("POST", "/auth/login", json={"email": email, "password": password, "otp": otp})
+
+    def exchange(self, code: str) -> Json:
+        return self._json("POST", "/auth/oidc/exchange", json={"code": code})
+
+    def log_out(self, *, everywhere: bool) -> Json:
+        return self._json("POST", "/auth/logout", json={"all": everywhere})
+
+    def change_password(self, old: str, new: str) -> None:
+        self._request("POST", "/auth/password", json={"old": old, "new": new})
+
+    def change_expired(self, email: str, old: str, new: str, otp: str) -> None:
+        self._request("POST", "/auth/password-expired", json={"email": email, "old": old, "new": new, "otp": otp})
+
+    def start_codes(self) -> Json:
+        return self._json("POST", "/auth/totp")
+
+    def confirm_codes(self, otp: str) -> None:
+        self._request("POST", "/auth/totp/confirm", json={"otp": otp})
+
+    def end_codes(self, otp: str) -> None:
+        self._request("DELETE", "/auth/totp", json={"otp": otp})
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200
@@ -233,10 +258,23 @@ class Client:
         )
 
 
-def _who(profile: Profile) -> dict[str, str]:
-    """The headers that say who asks and for whom, beside a key pair."""
-    said = {"Authorization": f"Bearer {profile.token}"} if profile.token else {}
-    return said | ({"X-Moorage-Act-As": profile.act_as} if profile.act_as else {})
+def _auth(profile: Profile) -> httpx.Auth | None:
+    if profile.token:
+        return Bearer(profile.token)
+    if profile.signed_in:
+        return SignedIn(profile.endpoint)
+    return httpx.BasicAuth(profile.access_key, profile.secret_key) if profile.access_key else None
+
+
+class Bearer(httpx.Auth):
+    """A personal access token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
 
 
 def _given(params: Mapping[str, str | None]) -> dict[str, str]:

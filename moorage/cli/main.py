@@ -17,6 +17,7 @@ from moorage.cli import (
     decisions,
     groups,
     limits,
+    login,
     quotas,
     rekey,
     roles,
@@ -56,6 +57,9 @@ _VERBS: dict[str, Callable[..., None]] = {
     "status": system.status,
     "check": check.check,
     "rekey": rekey.rekey,
+    "login": login.login,
+    "logout": login.logout,
+    "password": login.password,
     "api": roles.api,
     "worker": roles.worker,
     "agent": roles.agent,
@@ -70,6 +74,7 @@ _NOUNS = {
     "admin": admin.app,
     "secret": secrets.app,
     "token": tokens.app,
+    "totp": login.totp,
     "bench": bench.app,
 }
 for _noun, _sub in _NOUNS.items():

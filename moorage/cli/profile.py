@@ -20,6 +20,7 @@ class Profile:
     secret_key: str = ""
     token: str = ""
     act_as: str = ""
+    signed_in: bool = False  # by `moor login`; moorage.cli.signed_in holds the tokens
 
 
 _NAMES = ("endpoint", "access_key", "secret_key", "token", "act_as")
@@ -38,6 +39,9 @@ def load_profile() -> Profile:
     stored = read_toml(profile_path())
     here = {name: os.environ.get(f"MOORAGE_{name.upper()}", "") for name in _NAMES}
     values = {name: here[name] or stored.get(name, "") for name in _NAMES}
+    endpoint = values["endpoint"].rstrip("/")
+    if not here["access_key"] and not here["token"] and is_signed_in(endpoint, stored):
+        return Profile(endpoint, act_as=values["act_as"], signed_in=True)
     if here["access_key"] and not here["token"]:
         values["token"] = ""  # what this shell says stands before what the file says
     wanted = ("endpoint",) if values["token"] else ("endpoint", "access_key", "secret_key")
@@ -46,10 +50,23 @@ def load_profile() -> Profile:
         raise InvalidRequest(
             f"no {', '.join(missing)} known: neither MOORAGE_* variables nor {profile_path()}",
             code="no-profile",
-            hint="start a cluster here with `moor up`, or set MOORAGE_ENDPOINT, and MOORAGE_TOKEN or"
-            " MOORAGE_ACCESS_KEY and MOORAGE_SECRET_KEY",
+            hint="start a cluster here with `moor up`, log in with `moor login`, or set MOORAGE_ENDPOINT, and"
+            " MOORAGE_TOKEN or MOORAGE_ACCESS_KEY and MOORAGE_SECRET_KEY",
         )
-    return Profile(**values | {"endpoint": values["endpoint"].rstrip("/")})
+    return Profile(endpoint, values["access_key"], values["secret_key"], values["token"], values["act_as"])
+
+
+def is_signed_in(endpoint: str, stored: dict[str, str]) -> bool:
+    """Whether `moor login` keeps tokens, and for this API: no other ever sees them."""
+    return bool(stored.get("refresh_token")) and stored.get("login_endpoint") == endpoint.rstrip("/")
+
+
+def endpoint_of_profile() -> str:
+    """Where the API is, for those who have no keys yet."""
+    endpoint = os.environ.get("MOORAGE_ENDPOINT") or read_toml(profile_path()).get("endpoint", "")
+    if not endpoint:
+        raise InvalidRequest("where is the API?", code="no-profile", hint="moor login --endpoint https://HOST")
+    return endpoint.rstrip("/")
 
 
 def read_toml(path: Path) -> dict[str, str]:

@@ -88,6 +88,12 @@ async def holds_more(engine: AsyncEngine, theirs: Principal, *, than: Principal)
     return exceeds(than.held, theirs.held, them=theirs.user_id, domains={row["id"]: row["domain"] for row in rows})
 
 
+async def by_login(engine: AsyncEngine, login_id: str) -> tuple[Principal, Mapping[str, Any]] | None:
+    """The active user of a log-in that nobody ended, with its main key. When it expires, its tokens say."""
+    query = f"{_OF_A_USER} JOIN logins l ON l.user_id = u.id WHERE l.id = $1 AND l.revoked_at IS NULL"
+    return await _one(engine, f"{query} AND {_ACTIVE}", login_id)
+
+
 _OF_A_USER = (
     f"SELECT {_COLUMNS}, m.access_key, m.rate_limit {_FROM}"
     f" LEFT JOIN keypairs m ON m.user_id = u.id AND m.access_key = {_MAIN_KEY}"

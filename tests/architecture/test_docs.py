@@ -44,7 +44,9 @@ def _verbs(app: Typer, prefix: str = "moor") -> Iterator[str]:
 
 def test_each_route_is_documented() -> None:
     text = (DOCS / "api.md").read_text()
-    settings = Settings(database_url="postgresql://x/x", payload_keys=KEYS, jwt_key="j" * 32, dataplane_key="d" * 32)
+    settings = Settings(
+        database_url="postgresql://x/x", payload_keys=KEYS, jwt_keys="k1:" + "j" * 32, dataplane_key="d" * 32
+    )
     routes = [
         f"{method.upper()} {path}"
         for path, operations in build(settings).openapi()["paths"].items()

@@ -19,7 +19,7 @@ from moorage.seal import Seal
 from moorage.settings import Settings
 from tests.support.builders import KEYS
 from tests.support.command import moor_for, served
-from tests.support.gateway import JWT_KEY, RecordedLives
+from tests.support.gateway import JWT_KEYS, RecordedLives
 
 Admin = Callable[..., Awaitable["subprocess.CompletedProcess[str]"]]
 
@@ -30,7 +30,7 @@ async def admin(database_url: str, engine: AsyncEngine, tmp_path: Path) -> Async
     access_key, secret_key = await tenancy.create_user(
         engine, Seal(KEYS), "root@example.org", "correct horse", role="superadmin"
     )
-    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32)
+    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32)
     with served(build(settings, lives=RecordedLives())) as endpoint:
         moor = moor_for(endpoint, tmp_path)
 

@@ -15,7 +15,7 @@ from moorage.domain.errors import Unauthenticated
 from moorage.domain.tenancy import Principal
 from moorage.seal import Seal
 from tests.support.builders import KEYS
-from tests.support.gateway import JWT_KEY, PASSWORD, Gateway, access_key_of, basic, bearer, refused
+from tests.support.gateway import JWT_KEYS, PASSWORD, Gateway, access_key_of, basic, bearer, refused
 from tests.support.signed import a_connection, as_backendai, as_moorage, memory_of, told_by, until
 
 ADA = Known(Principal("u", "ada@example.org", "user", "default", "p"))
@@ -179,7 +179,7 @@ async def test_an_unknown_key_takes_the_same_steps_as_a_wrong_secret(
 ) -> None:
     engine = gateway.app.state.parts.engine
     seal = CountingSeal(KEYS)
-    gate = Authentication(engine, seal, Tokens(engine, JWT_KEY), memory_of(gateway.app))
+    gate = Authentication(engine, seal, Tokens(engine, JWT_KEYS), memory_of(gateway.app))
     await gate.principal(a_connection(as_backendai(gateway.ada) | {"Host": "gateway"}))  # ada's secret is remembered
     steps, words = set(), set()
     for access_key in (access_key_of(gateway.ada), access_key_of(gateway.bob), "AKIANOBODY"):

@@ -19,7 +19,7 @@ from moorage.db.engine import reading
 from moorage.domain.errors import InvalidRequest
 from moorage.settings import Settings
 from tests.support.builders import KEYS
-from tests.support.gateway import JWT_KEY, Gateway, RecordedLives
+from tests.support.gateway import JWT_KEYS, Gateway, RecordedLives
 
 PROXIES = parse_networks("10.0.0.0/8, 2001:db8::/32,192.0.2.7")
 
@@ -98,7 +98,7 @@ def test_a_list_of_proxies_that_is_none_keeps_the_gateway_from_starting() -> Non
 @asynccontextmanager
 async def served_to(database_url: str, peer: str, proxies: str) -> AsyncIterator[httpx.AsyncClient]:
     settings = Settings(
-        database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32, trusted_proxies=proxies
+        database_url=database_url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32, trusted_proxies=proxies
     )
     app = build(settings, lives=RecordedLives())
     async with (

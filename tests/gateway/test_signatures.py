@@ -22,7 +22,7 @@ from moorage.domain.errors import InvalidRequest
 from moorage.settings import Settings
 from tests.support.builders import KEYS
 from tests.support.command import served
-from tests.support.gateway import JWT_KEY, WISH, Gateway, access_key_of, basic, refused
+from tests.support.gateway import JWT_KEYS, WISH, Gateway, access_key_of, basic, refused
 from tests.support.signed import VERSION, as_backendai, as_moorage, keys_of, now, opened
 
 DATE = "2026-01-02T03:04:05.123456+00:00"
@@ -172,7 +172,7 @@ async def test_the_target_is_verified_as_it_was_sent(gateway: Gateway) -> None:
 
 
 async def test_a_real_server_hands_the_target_over_undecoded(gateway: Gateway, database_url: str) -> None:
-    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32)
+    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32)
     target = "/session/a%20b%2Dc?arguments=%7B%22--opt%22:+%22val%22%7D,x"
 
     def ask(host: str) -> tuple[int, bytes]:
