@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import httpx
-from fastapi import Depends, Request
+from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import HTTPConnection
 
 from api import permissions
 from api.auth.gate import Authentication
@@ -18,7 +19,6 @@ from api.auth.proof import Proof
 from api.auth.tokens import Clock
 from api.changes import Changes
 from api.lives import Lives
-from moorage.domain.errors import Unauthenticated
 from moorage.domain.tenancy import Principal
 from moorage.seal import Seal
 from moorage.settings import Settings
@@ -41,26 +41,23 @@ class Parts:
 
 
 # FastAPI runs a dependency that is no coroutine in a thread, which costs more than all the rest of a request.
-async def parts(request: Request) -> Parts:
-    found: Parts = request.app.state.parts
+async def parts(connection: HTTPConnection) -> Parts:
+    found: Parts = connection.app.state.parts
     return found
 
 
-async def authenticate(request: Request) -> None:
+async def authenticate(connection: HTTPConnection) -> None:
     """For the whole app: who asks, and whether this route is open to them at all. `Who` hands the result to a route."""
-    needed = permissions.need(request.method, request.scope["route"].path)
+    needed = permissions.need(connection.scope.get("method", "WEBSOCKET"), connection.scope["route"].path)
     if needed == permissions.OPEN:
         return
-    authorization = request.headers.get("authorization", "")
-    if not authorization:
-        raise Unauthenticated("log in: send an access key (Basic) or a token (Bearer)", hint="POST /auth/login")
-    found = await (await parts(request)).authentication.principal(authorization)
-    request.state.who = found
+    found = await (await parts(connection)).authentication.principal(connection)
+    connection.state.who = found
     permissions.check(found, needed)
 
 
-async def who(request: Request) -> Principal:
-    found: Principal = request.state.who
+async def who(connection: HTTPConnection) -> Principal:
+    found: Principal = connection.state.who
     return found
 
 

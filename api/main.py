@@ -19,6 +19,7 @@ from api import errors, permissions
 from api.auth.gate import Authentication
 from api.auth.lockout import Lockout
 from api.auth.logins import Logins
+from api.auth.memory import Memory
 from api.auth.oidc import provider_of
 from api.auth.proof import Proof
 from api.auth.tokens import Clock, Tokens, key_ring
@@ -26,7 +27,7 @@ from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
-from api.routes import agents, auth, cluster, decisions, groups, limits, oidc, sessions
+from api.routes import agents, auth, cluster, decisions, groups, limits, oidc, sessions, tokens
 from moorage import log
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
@@ -34,7 +35,7 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
-_ROOMS = (cluster, auth, oidc, sessions, decisions, agents, groups, limits)
+_ROOMS = (cluster, auth, oidc, sessions, decisions, agents, groups, limits, tokens)
 
 
 def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.time) -> FastAPI:
@@ -45,19 +46,23 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
+        memory = Memory(settings.database_url, clock=clock)
         changes = Changes(settings.database_url)
-        tokens = Tokens(engine, settings.jwt_keys, lifetime_s=settings.access_lifetime_s, clock=clock)
+        signed = Tokens(engine, settings.jwt_keys, lifetime_s=settings.access_lifetime_s, clock=clock)
         lockout = Lockout(engine, threshold=settings.login_attempts, clock=clock)
-        proof = Proof(engine, seal, lockout, max_age_days=settings.password_max_age_days, clock=clock)
-        listening = asyncio.create_task(changes.listen())
+        proof = Proof(
+            engine, seal, lockout, max_age_days=settings.password_max_age_days, clock=clock, forget=memory.forget
+        )
+        logins = Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock, forget=memory.forget)
+        listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
                 seal=seal,
-                authentication=Authentication(engine, seal, tokens),
+                authentication=Authentication(engine, seal, signed, memory),
                 proof=proof,
-                logins=Logins(engine, proof, tokens, lifetime_s=settings.login_lifetime_s, clock=clock),
+                logins=logins,
                 provider=provider,
                 clock=clock,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
@@ -65,9 +70,10 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
                 nodes=nodes,
             )
             yield
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
+        for task in listening:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await asyncio.gather(*app.state.parts.tasks, return_exceptions=True)
         await engine.dispose()
 
@@ -97,7 +103,7 @@ def _tell_how_to_log_in(app: FastAPI) -> None:
         document = made()
         document.setdefault("components", {})["securitySchemes"] = {
             "access key": {"type": "http", "scheme": "basic", "description": "access key and secret key"},
-            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login"},
+            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login or POST /token"},
         }
         for path, operations in document["paths"].items():
             for method, operation in operations.items():

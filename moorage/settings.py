@@ -12,7 +12,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from moorage.domain.errors import InvalidRequest
 
 # Read by the command-line client, not by the servers (moorage/cli/profile.py).
-CLIENT_VARIABLES = {"MOORAGE_ENDPOINT", "MOORAGE_ACCESS_KEY", "MOORAGE_SECRET_KEY", "MOORAGE_CONFIG_DIR"}
+CLIENT_VARIABLES = {
+    "MOORAGE_ENDPOINT", "MOORAGE_ACCESS_KEY", "MOORAGE_SECRET_KEY", "MOORAGE_TOKEN", "MOORAGE_ACT_AS",
+    "MOORAGE_CONFIG_DIR",
+}  # fmt: skip
 
 
 class Settings(BaseSettings):

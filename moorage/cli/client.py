@@ -32,6 +32,7 @@ class Client:
         self._http = httpx.Client(
             base_url=profile.endpoint,
             auth=_auth(profile),
+            headers=_who(profile),
             timeout=_TIMEOUT,
             trust_env=False,
         )
@@ -157,6 +158,15 @@ class Client:
     def end_codes(self, otp: str) -> None:
         self._request("DELETE", "/auth/totp", json={"otp": otp})
 
+    def tokens(self) -> Json:
+        return self._json("GET", "/token")
+
+    def create_token(self, body: Json) -> Json:
+        return self._json("POST", "/token", json=body)
+
+    def revoke_token(self, token_id: str) -> None:
+        self._request("DELETE", f"/token/{_quoted(token_id)}")
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200
@@ -190,7 +200,13 @@ class Client:
 def _auth(profile: Profile) -> httpx.Auth | None:
     if profile.signed_in:
         return SignedIn(profile.endpoint)
-    return httpx.BasicAuth(profile.access_key, profile.secret_key) if profile.access_key else None
+    return httpx.BasicAuth(profile.access_key, profile.secret_key) if profile.access_key and not profile.token else None
+
+
+def _who(profile: Profile) -> dict[str, str]:
+    """The headers that say who asks and for whom, beside a key pair."""
+    said = {"Authorization": f"Bearer {profile.token}"} if profile.token else {}
+    return said | ({"X-Moorage-Act-As": profile.act_as} if profile.act_as else {})
 
 
 def _problem(response: httpx.Response) -> MoorageError:

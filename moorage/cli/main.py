@@ -7,7 +7,21 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, login, roles, sessions, show, system
+from moorage.cli import (
+    agents,
+    bench,
+    check,
+    cluster,
+    decisions,
+    groups,
+    limits,
+    login,
+    roles,
+    sessions,
+    show,
+    system,
+    tokens,
+)
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -50,6 +64,7 @@ for _noun, _sub in {
     "groups": groups.app,
     "limits": limits.app,
     "totp": login.totp,
+    "token": tokens.app,
     "bench": bench.app,
 }.items():
     app.add_typer(_sub, name=_noun)

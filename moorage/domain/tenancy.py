@@ -36,6 +36,7 @@ class Principal:
     held: tuple[Held, ...] = ()
     credential: str = ""  # what was shown: keypair, token or login, with its id; for the audit
     rate_limit: int | None = None  # requests in 900 s
+    addresses: tuple[str, ...] = ()  # where it may ask from; none is everywhere
     actor: str = ""
     actor_id: str = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -31,3 +32,15 @@ async def gateway(database_url: str, engine: AsyncEngine) -> AsyncIterator[Gatew
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
     ):
         yield Gateway(app, http, lives, engine, basic(*ada), basic(*bob), basic(*root), clock)
+
+
+@pytest.fixture
+async def replica(gateway: Gateway, database_url: str) -> AsyncIterator[Gateway]:
+    """A second API on the same database."""
+    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32)
+    app = build(settings, lives=gateway.lives, clock=gateway.clock)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
+    ):
+        yield replace(gateway, app=app, http=http)
