@@ -7,6 +7,7 @@ import hashlib
 import time
 from dataclasses import replace
 from email.utils import formatdate
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -14,10 +15,14 @@ from fastapi import WebSocket
 from sqlalchemy import text
 
 from api import permissions
+from api.main import build
 from moorage import signing
 from moorage.db import nonces
 from moorage.domain.errors import InvalidRequest
-from tests.support.gateway import WISH, Gateway, access_key_of, basic, refused
+from moorage.settings import Settings
+from tests.support.builders import KEYS
+from tests.support.command import served
+from tests.support.gateway import JWT_KEY, WISH, Gateway, access_key_of, basic, refused
 from tests.support.signed import VERSION, as_backendai, as_moorage, keys_of, now, opened
 
 DATE = "2026-01-02T03:04:05.123456+00:00"
@@ -164,6 +169,21 @@ async def test_the_target_is_verified_as_it_was_sent(gateway: Gateway) -> None:
     for target in ("/session/a%2Db.c", "/session/a-b.c?x=%7B%22--opt%22:+%22val%22%7D"):
         answer = await gateway.http.get(target, headers=as_backendai(gateway.ada, target=target))
         assert answer.status_code == 200, answer.text
+
+
+async def test_a_real_server_hands_the_target_over_undecoded(gateway: Gateway, database_url: str) -> None:
+    settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32)
+    target = "/session/a%20b%2Dc?arguments=%7B%22--opt%22:+%22val%22%7D,x"
+
+    def ask(host: str) -> tuple[int, bytes]:
+        connection = HTTPConnection(host)
+        connection.request("GET", target, headers=as_backendai(gateway.ada, target=target, host=host))
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    with served(build(settings, lives=gateway.lives)) as address:
+        status, body = await asyncio.to_thread(ask, address.removeprefix("http://"))
+    assert (status, b"object-not-found" in body) == (404, True), body
 
 
 async def test_a_json_body_is_read_beside_the_signature(gateway: Gateway) -> None:
