@@ -94,11 +94,14 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
-        memory = Memory(settings.database_url)
+        memory = Memory(settings.database_url, clock=clock)
         changes = Changes(settings.database_url)
         signed = Tokens(engine, settings.jwt_keys, lifetime_s=settings.access_lifetime_s, clock=clock)
         lockout = Lockout(engine, threshold=settings.login_attempts, clock=clock)
-        proof = Proof(engine, seal, lockout, max_age_days=settings.password_max_age_days, clock=clock)
+        proof = Proof(
+            engine, seal, lockout, max_age_days=settings.password_max_age_days, clock=clock, forget=memory.forget
+        )
+        logins = Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock, forget=memory.forget)
         listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
@@ -107,7 +110,7 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
                 seal=seal,
                 authentication=Authentication(engine, seal, signed, memory, clock),
                 proof=proof,
-                logins=Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock),
+                logins=logins,
                 provider=provider,
                 clock=clock,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),

@@ -42,6 +42,10 @@ class Verifier(Protocol):
         """Unauthenticated, unless the token is valid and its user may still come in."""
         ...
 
+    def left_s(self, token: str) -> float:
+        """How long a valid token is valid yet."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
@@ -95,7 +99,7 @@ class Authentication:
         if scheme == "bearer" and credential.startswith(tokens.PREFIX):
             return await self._by_personal_token(credential)
         if scheme == "bearer":
-            return Known(await self._logins.by_token(credential)), float("inf")
+            return Known(await self._logins.by_token(credential)), self._logins.left_s(credential)
         raise Unauthenticated(
             "log in: send an access key (Basic), a token (Bearer) or a signature", hint="POST /auth/login"
         )

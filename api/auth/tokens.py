@@ -79,6 +79,10 @@ class Tokens:
             raise Unauthenticated(_WORDS)
         return replace(found[0], credential=f"login:{claims['sid']}")
 
+    def left_s(self, token: str) -> float:
+        """How long a valid access token is valid yet."""
+        return float(self.read(token, ACCESS)["exp"]) - self._clock()
+
     def _signed(self, audience: str, claims: Mapping[str, Any], *, key_id: str = "") -> str:
         key_id = key_id or next(iter(self._ring))
         header = {"alg": "HS256", "kid": key_id}

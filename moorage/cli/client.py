@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -32,7 +32,7 @@ class Client:
         self._http = httpx.Client(
             base_url=profile.endpoint,
             auth=_auth(profile),
-            headers={"X-Moorage-Act-As": profile.act_as} if profile.act_as else {},
+            headers=_who(profile),
             timeout=_TIMEOUT,
             trust_env=False,
         )
@@ -259,22 +259,15 @@ class Client:
 
 
 def _auth(profile: Profile) -> httpx.Auth | None:
-    if profile.token:
-        return Bearer(profile.token)
     if profile.signed_in:
         return SignedIn(profile.endpoint)
-    return httpx.BasicAuth(profile.access_key, profile.secret_key) if profile.access_key else None
+    return httpx.BasicAuth(profile.access_key, profile.secret_key) if profile.access_key and not profile.token else None
 
 
-class Bearer(httpx.Auth):
-    """A personal access token."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
+def _who(profile: Profile) -> dict[str, str]:
+    """The headers that say who asks and for whom, beside a key pair."""
+    said = {"Authorization": f"Bearer {profile.token}"} if profile.token else {}
+    return said | ({"X-Moorage-Act-As": profile.act_as} if profile.act_as else {})
 
 
 def _given(params: Mapping[str, str | None]) -> dict[str, str]:

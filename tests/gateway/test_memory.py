@@ -217,6 +217,9 @@ class FakeLogins:
             raise Unauthenticated("the token is not valid; log in again")
         return replace(ADA.principal, addresses=("127.0.0.1",))
 
+    def left_s(self, token: str) -> float:
+        return 60.0
+
 
 async def test_whoever_verifies_log_ins_is_asked_once_for_a_good_token(gateway: Gateway, memory: Memory) -> None:
     logins = FakeLogins()
