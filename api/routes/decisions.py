@@ -14,7 +14,7 @@ from api import what_if
 from api.deps import Parts, Who, With
 from api.schemas import CreateSession
 from api.what_if import WhatIf
-from moorage.db import groups, passes, projects, sessions
+from moorage.db import groups, passes, project_reference, sessions
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import SessionStatus
@@ -64,7 +64,7 @@ async def queue(name: str, who: Who, parts: With, limit: Annotated[int, Query(ge
 async def plan(wish: CreateSession, who: Who, parts: With) -> Response:
     """Takes what `POST /session` takes. `starts` now on `kernels`, or the obstacles and the expected start."""
     new = wish.checked(idempotency_key=None, idempotency_hash=None)
-    who = projects.chosen(who, wish.project)
+    who = project_reference.chosen(who, wish.project)
     group = await _usable(parts, new.resource_group, who)
     snapshot = await _seen(parts, group)
     session = what_if.waiting(new, who, snapshot.now)
