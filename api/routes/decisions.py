@@ -14,7 +14,11 @@ from api import what_if
 from api.deps import Parts, Who, With
 from api.schemas import CreateSession
 from api.what_if import WhatIf
+<<<<<<< HEAD
 from moorage.db import groups, passes, projects, sessions, submit
+=======
+from moorage.db import groups, passes, project_reference, sessions
+>>>>>>> h/tree
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import SessionStatus
@@ -66,7 +70,7 @@ async def plan(wish: CreateSession, who: Who, parts: With) -> Response:
     or the obstacles and the expected start.
     """
     new = wish.checked(idempotency_key=None, idempotency_hash=None)
-    who = projects.chosen(who, wish.project)
+    who = project_reference.chosen(who, wish.project)
     group = await _usable(parts, new.resource_group, who)
     async with parts.engine.connect() as connection:
         new = await submit.held_to_ceilings(connection, who, new)

@@ -21,7 +21,7 @@ from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import Cancel
 from moorage.contracts.dataplane import issue_token
-from moorage.db import projects, sessions, submit
+from moorage.db import project_reference, sessions, submit
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from moorage.domain.session import TERMINAL, Reason, SessionStatus
 from moorage.domain.tenancy import Principal
@@ -43,7 +43,7 @@ async def create(
         raise InvalidRequest(f"Idempotency-Key has {len(idempotency_key)} characters; 1 to {_KEY_LENGTH} are allowed")
     digest = hashlib.sha256(wish.model_dump_json().encode()).hexdigest() if idempotency_key else None
     new = wish.checked(idempotency_key=idempotency_key, idempotency_hash=digest)
-    who = projects.chosen(who, wish.project)
+    who = project_reference.chosen(who, wish.project)
     row, made = await submit.insert(parts.engine, parts.seal, who, new)
     if made:
         _begin(parts, row)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import audit, projects, roles, user_reach
+from moorage.db import audit, project_reference, roles, user_reach
 from moorage.db.tree import Row, one, page, plain, unknown_domain
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound
 from moorage.domain.ids import is_id, new_id
@@ -135,14 +135,14 @@ async def _place(connection: AsyncConnection, who: Principal, kind: ScopeKind, s
     if kind is ScopeKind.USER:
         return await roles.place(connection, kind, (await _holder(connection, who, scope))["id"])
     is_domain = kind is ScopeKind.DOMAIN
-    condition, values = ("p.name = :name", {"name": scope}) if is_domain else projects.named(who, scope)
+    condition, values = ("p.name = :name", {"name": scope}) if is_domain else project_reference.named(who, scope)
     column, table = ("p.name", "domains") if is_domain else ("p.id::text", "projects")
     row = await one(
         connection,
         f"SELECT {column} AS id FROM {table} p WHERE {condition} AND p.deleted_at IS NULL FOR KEY SHARE",
         values,
     )
-    unknown = unknown_domain if is_domain else projects.unknown
+    unknown = unknown_domain if is_domain else project_reference.unknown
     if row is None:
         raise unknown(scope)
     where = await roles.place(connection, kind, row["id"])

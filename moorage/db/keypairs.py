@@ -107,6 +107,17 @@ async def insert(
     return {"access_key": access_key, "secret_key": secret_key}
 
 
+async def make_usual(connection: AsyncConnection, user_id: str) -> None:
+    """The keys of whoever is no superadmin any more have no more than others'."""
+    await connection.execute(
+        text(
+            "UPDATE keypairs SET policy = 'default', rate_limit = :limit"
+            " WHERE user_id = CAST(:id AS uuid) AND policy = 'unlimited'"
+        ),
+        {"id": user_id, "limit": DEFAULT_RATE_LIMIT},
+    )
+
+
 async def change(engine: AsyncEngine, who: Principal, access_key: str, changes: Mapping[str, Any]) -> Row:
     """`is_active`, `is_main`; and, by whoever administers its owner, `policy` and `rate_limit` (None is none)."""
     async with engine.begin() as connection:

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db import audit, projects, user_reach
+from moorage.db.project_reference import not_of
 from moorage.db.tree import Row, one, page
 from moorage.domain.errors import Conflict
 from moorage.domain.tenancy import Principal
@@ -84,7 +85,7 @@ async def hold(connection: AsyncConnection, who: Principal) -> None:
         {"user": who.user_id, "project": who.project_id},
     )
     if row is None:
-        raise projects.not_of(who.project)
+        raise not_of(who.project)
 
 
 async def _of_domain(connection: AsyncConnection, user: str, domain: str) -> Row:

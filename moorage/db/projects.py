@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import text
@@ -11,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db import audit, belongings
 from moorage.db.engine import reading
+from moorage.db.project_reference import named, parsed, unknown
 from moorage.db.reach import within
 from moorage.db.tree import (
     Row,
@@ -26,8 +26,8 @@ from moorage.db.tree import (
 from moorage.db.tree import (
     deleted as is_deleted,
 )
-from moorage.domain.errors import Conflict, NotFound
-from moorage.domain.ids import checked_tenant_name, is_id, new_id
+from moorage.domain.errors import Conflict
+from moorage.domain.ids import checked_tenant_name, new_id
 from moorage.domain.tenancy import Principal, forbidden
 
 _PLAIN = "p.id::text AS id, p.domain, p.name, p.description, p.is_active, p.policy, p.created_at, p.deleted_at"
@@ -61,7 +61,7 @@ async def index(
 
 async def get(engine: AsyncEngine, who: Principal, ref: str) -> Row:
     """`ref` is an id, `domain/name`, `domain:name`, or a name in one's own domain."""
-    name, domain = _parsed(who, ref)
+    name, domain = parsed(who, ref)
     values: list[Any] = [name] if domain is None else [name, domain]
     condition = "p.id = $1::uuid" if domain is None else "p.name = $1 AND p.domain = $2"
     seen = within(who.reach("project:read"), values, **_OWNER)
@@ -184,34 +184,6 @@ async def wipe(connection: AsyncConnection, project_id: str) -> Row:
     }
 
 
-def chosen(who: Principal, ref: str | None) -> Principal:
-    """`who`, working in that project: one that it belongs to and that is active. None is its main one."""
-    if ref is None:
-        found = next((name for name, id in who.projects.items() if id == who.project_id), None)
-    else:
-        name, domain = _parsed(who, ref)
-        if domain is None:
-            found = next((one for one, id in who.projects.items() if id == name), None)
-        else:
-            found = name if domain == who.domain and name in who.projects else None
-    if found is None:
-        raise not_of(ref or who.project)
-    return replace(who, project_id=who.projects[found], project=found)
-
-
-def not_of(ref: str) -> NotFound:
-    return NotFound(
-        f"you belong to no active project {ref[:130]!r}",
-        code="unknown-project",
-        hint="GET /whoami lists yours",
-        data={"field": "project"},
-    )
-
-
-def unknown(ref: str) -> NotFound:
-    return NotFound(f"there is no project {ref[:130]!r}", code="unknown-project", hint="its name is domain/project")
-
-
 async def locked(
     connection: AsyncConnection,
     who: Principal,
@@ -230,25 +202,6 @@ async def locked(
     if row["deleted_at"] is not None and not deleted:
         raise is_deleted("project", _full(row))
     return row
-
-
-def named(who: Principal, ref: str) -> tuple[str, dict[str, str]]:
-    """A condition for the row of `projects p` that the reference means, with its values."""
-    name, domain = _parsed(who, ref)
-    if domain is None:
-        return "p.id = CAST(:name AS uuid)", {"name": name}
-    return "p.name = :name AND p.domain = :domain", {"name": name, "domain": domain}
-
-
-def _parsed(who: Principal, ref: str) -> tuple[str, str | None]:
-    """(name, domain), or (id, None)."""
-    if is_id(ref):
-        return ref, None
-    for separator in "/:":
-        domain, found, name = ref.partition(separator)
-        if found:
-            return name, domain
-    return ref, who.domain
 
 
 def _full(row: Mapping[str, Any]) -> str:

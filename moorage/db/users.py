@@ -159,6 +159,8 @@ async def change(engine: AsyncEngine, who: Principal, ref: str, changes: Mapping
             await keep_a_superadmin(connection, before["id"])
         if "policy" in changes:
             await check_policy(connection, "user", changes["policy"])
+        if before["role"] == Rank.SUPERADMIN != changes.get("role", Rank.SUPERADMIN):
+            await keypairs.make_usual(connection, before["id"])
         await set_columns(connection, who, before, changes)
         return await _row(connection, before["id"])
 

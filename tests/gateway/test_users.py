@@ -290,6 +290,7 @@ async def test_of_two_superadmins_who_demote_each_other_at_once_one_stays(gatewa
     )
     assert sorted(one.status_code for one in answers) == [200, 409]
     assert await count(gateway, "SELECT count(*) FROM users WHERE role = 'superadmin'") == 1
+    assert await count(gateway, "SELECT count(*) FROM keypairs WHERE policy = 'unlimited' OR rate_limit IS NULL") == 1
 
 
 async def test_a_user_with_live_sessions_is_deleted_by_force_only(gateway: Gateway, tenants: Tenants) -> None:
