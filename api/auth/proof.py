@@ -10,9 +10,9 @@ import pyotp
 from pyotp.exceptions import OTPVerificationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth import passwords as hashes
 from api.auth.lockout import Lockout
 from api.auth.tokens import Clock
+from moorage import passwords as hashes
 from moorage.db import attempts, audit, logins, passwords, principals
 from moorage.db.attempts import Attempt
 from moorage.domain.errors import Conflict, Forbidden, Unauthenticated

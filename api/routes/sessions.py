@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -41,7 +41,9 @@ async def create(
     """Answers at once with the PENDING session. With an Idempotency-Key, the same request makes one session only."""
     if idempotency_key is not None and not 0 < len(idempotency_key) <= _KEY_LENGTH:
         raise InvalidRequest(f"Idempotency-Key has {len(idempotency_key)} characters; 1 to {_KEY_LENGTH} are allowed")
-    digest = hashlib.sha256(wish.model_dump_json().encode()).hexdigest() if idempotency_key else None
+    # Keyed: who has the database alone can't try out what a weak value in `env` may have been.
+    key = parts.settings.dataplane_key.encode()
+    digest = hmac.new(key, wish.model_dump_json().encode(), "sha256").hexdigest() if idempotency_key else None
     new = wish.checked(idempotency_key=idempotency_key, idempotency_hash=digest)
     who = project_reference.chosen(who, wish.project)
     row, made = await submit.insert(parts.engine, parts.seal, who, new)

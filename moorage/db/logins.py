@@ -117,3 +117,14 @@ def _checked(login_id: str) -> str:
 
 def _moment(now: float) -> datetime:
     return datetime.fromtimestamp(now, UTC)
+
+
+async def forget_old(engine: AsyncEngine) -> int:
+    """Removes log-ins that ended a month ago. Looks first: a removal makes every API forget whom it knows."""
+    old = "(expires_at < now() - interval '30 days' OR revoked_at < now() - interval '30 days')"
+    async with engine.begin() as connection:
+        found = await connection.execute(text(f"SELECT EXISTS (SELECT 1 FROM logins WHERE {old})"))
+        if not found.scalar_one():
+            return 0
+        gone = await connection.execute(text(f"DELETE FROM logins WHERE {old}"))
+        return gone.rowcount

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage import passwords
 from moorage.db import keypairs, users
 from moorage.db.engine import connect
 from moorage.domain.ids import checked_email
@@ -47,7 +47,7 @@ async def create_user(
     `policy` is the key pair's; superadmins have `unlimited` and others `default` if none is named.
     """
     new = users.NewUser(email=checked_email(email), domain="default", role=role)
-    digest = await asyncio.to_thread(users.hashed, password)
+    digest = await passwords.hashed(password)
     async with engine.begin() as connection:
         values = {"email": new.email, "hash": digest, "project": DEFAULT_PROJECT, "networks": []}
         user_id = await users.insert(connection, new, values)

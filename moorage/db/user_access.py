@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage import passwords
 from moorage.db.tree import Row
 from moorage.db.user_reach import locked, written
-from moorage.db.users import hashed
 from moorage.domain.errors import Forbidden
 from moorage.domain.tenancy import Principal
 
@@ -18,9 +16,11 @@ async def set_password(
     engine: AsyncEngine, who: Principal, ref: str, password: str | None, *, need_change: bool = True
 ) -> None:
     """The user's password is this one, to be changed at the next log-in; all log-ins end. None: no log-in by one."""
-    digest = None if password is None else await asyncio.to_thread(hashed, password)
+    digest = None if password is None else await passwords.hashed(password)
     async with engine.begin() as connection:
         user = await _another(connection, who, ref)
+        if password is not None:
+            passwords.check_new(password, email=user["email"])
         await connection.execute(
             text(
                 "UPDATE users SET password_hash = :hash, need_password_change = :need, password_changed_at = now(),"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from argon2 import PasswordHasher
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage import passwords
 from moorage.db import audit, keypairs, projects, roles
 from moorage.db.engine import reading
 from moorage.db.tree import Row, check_policy, differences, join_domain, one, page, plain, settings_of
@@ -21,7 +20,6 @@ from moorage.domain.ids import checked_email, is_id, new_id
 from moorage.domain.tenancy import Principal, Rank
 from moorage.seal import Seal
 
-_hasher = PasswordHasher()
 _CHANGEABLE = (
     "name", "full_name", "description", "role", "status", "policy", "need_password_change", "allowed_client_ip"
 )  # fmt: skip
@@ -45,11 +43,6 @@ class NewUser:
     need_password_change: bool = False
     allowed_client_ip: tuple[str, ...] = ()
     has_keypair: bool = True
-
-
-def hashed(password: str) -> str:
-    """argon2id; takes tens of milliseconds of a processor, so call it in a thread."""
-    return _hasher.hash(password)
 
 
 async def index(
@@ -99,7 +92,9 @@ async def create(engine: AsyncEngine, seal: Seal, who: Principal, new: NewUser) 
     """The user, with `keypair` (access and secret key, shown this once) unless it shall have none."""
     email, networks = checked_email(new.email), checked_addresses(new.allowed_client_ip)
     _check_status(new.status)
-    password_hash = None if new.password is None else await asyncio.to_thread(hashed, new.password)
+    if new.password is not None:
+        passwords.check_new(new.password, email=email)
+    password_hash = None if new.password is None else await passwords.hashed(new.password)
     async with engine.begin() as connection:
         await join_domain(connection, who, new.domain, "user:create")
         found = await _projects(connection, who, new)

@@ -128,11 +128,6 @@ STATEMENTS = [
         UNION ALL SELECT 'domain', name, NULL FROM domains""",
     "CREATE INDEX limiting_policies ON policies (kind, name) WHERE max_sessions IS NOT NULL OR max_slots <> '{}'",
     "CREATE INDEX projects_by_path ON projects ((domain || '/' || name))",
-    # Whom something limits that runs: as a rule few, found without looking at the others.
-    """CREATE VIEW limited AS
-        SELECT scope, name FROM limits WHERE max_sessions IS NOT NULL OR max_slots <> '{}'
-        UNION SELECT o.scope, o.name FROM policies p JOIN owners o ON o.scope = p.kind AND o.policy = p.name
-            WHERE p.max_sessions IS NOT NULL OR p.max_slots <> '{}'""",
     """CREATE FUNCTION with_grants(whose text, who text, base jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$
         SELECT CASE WHEN base = '{}' THEN base ELSE
             (SELECT jsonb_object_agg(e.key, e.value::text::bigint + COALESCE(g.amount, 0)) FROM jsonb_each(base) e
