@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.domain.ids import new_access_key, new_id, new_secret_key
 from moorage.seal import Seal
@@ -51,7 +51,7 @@ class Tenants:
 async def settle(engine: AsyncEngine) -> Tenants:
     """All of them, by SQL: nothing that is tested is used for it."""
     projects = {f"{domain}/{name}": new_id() for domain, name in (("alpha", "one"), ("alpha", "two"), ("beta", "one"))}
-    seal, people = Seal(KEYS), {}
+    people = {}
     async with engine.begin() as connection:
         await connection.execute(text("INSERT INTO domains (name) VALUES ('alpha'), ('beta')"))
         for path, project_id in projects.items():
@@ -60,19 +60,8 @@ async def settle(engine: AsyncEngine) -> Tenants:
                 {"id": project_id, "domain": path.split("/")[0], "name": path.split("/")[1]},
             )
         for name, (rank, domain, project) in PEOPLE.items():
-            secret = new_secret_key()
-            person = Person(
-                new_id(), f"{name}@{domain}.org", domain, f"{domain}/{project}", projects[f"{domain}/{project}"],
-                access_key := new_access_key(), basic(access_key, secret),
-            )  # fmt: skip
-            await connection.execute(
-                text(_PERSON),
-                {
-                    "id": person.user_id, "email": person.email, "role": rank, "domain": domain,
-                    "project": person.project_id, "key": access_key, "secret": seal.seal(secret.encode()),
-                },
-            )  # fmt: skip
-            people[name] = person
+            email = f"{name}@{domain}.org"
+            people[name] = await _settle(connection, email, rank, f"{domain}/{project}", projects)
         await connection.execute(
             text(
                 "INSERT INTO role_assignments (id, user_id, role, scope_kind, scope_id, granted_by)"
@@ -81,6 +70,33 @@ async def settle(engine: AsyncEngine) -> Tenants:
             {"user": people["pia"].user_id, "project": projects["alpha/one"]},
         )
     return Tenants(people, projects)
+
+
+async def newcomer(engine: AsyncEngine, tenants: Tenants, like: str) -> Person:
+    """Somebody new in the place of one of them."""
+    one = tenants[like]
+    email = f"new-{new_id()[:8]}@{one.domain}.org"
+    async with engine.begin() as connection:
+        return await _settle(connection, email, "user", one.project, tenants.projects)
+
+
+async def _settle(connection: AsyncConnection, email: str, rank: str, project: str, projects: dict[str, str]) -> Person:
+    access_key, secret = new_access_key(), new_secret_key()
+    domain = project.split("/")[0]
+    person = Person(new_id(), email, domain, project, projects[project], access_key, basic(access_key, secret))
+    await connection.execute(
+        text(_PERSON),
+        {
+            "id": person.user_id,
+            "email": email,
+            "role": rank,
+            "domain": domain,
+            "project": person.project_id,
+            "key": access_key,
+            "secret": Seal(KEYS).seal(secret.encode()),
+        },
+    )
+    return person
 
 
 _PERSON = (
