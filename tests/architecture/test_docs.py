@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +83,13 @@ def test_each_documented_default_is_the_one_in_force() -> None:
     defaults = GroupOptions().model_dump(mode="json")
     assert {name: "all" if value == [] else f"{value:g}" if isinstance(value, float) else str(value)
             for name, value in defaults.items()} == dict(cells)  # fmt: skip
+
+
+def test_each_code_of_a_refusal_is_documented() -> None:
+    text = (DOCS / "api.md").read_text()
+    root = DOCS.parent
+    sources = [path for room in ("api", "moorage/db", "moorage/domain") for path in (root / room).rglob("*.py")]
+    codes = {code for path in sources for code in re.findall(r'\bcode ?= ?"([a-z-]+)"', path.read_text())}
+    codes -= {"internal-error", "conflict", "missing-setting", "invalid-setting", "unknown-setting"}
+    assert len(codes) > 80
+    assert [code for code in sorted(codes) if f"`{code}`" not in text] == []
