@@ -27,8 +27,10 @@ from agent_worker.runtimes.contract import (
     Runtime,
     Started,
 )
+from agent_worker.runtimes.devices import devices
 from agent_worker.runtimes.namespaces import Namespaces
 from moorage.contracts import names
+from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -114,17 +116,18 @@ class DockerRuntime(Runtime):
         found = await self._call(self._client.images)
         return sorted({tag for image in found for tag in image.get("RepoTags") or () if tag != "<none>:<none>"})
 
-    async def create(self, spec: KernelSpec) -> Started:
+    async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
+        held = reserved or Reservation()
         with self.namespaces.take(spec.hostname) as namespace:
             try:
-                return await self._call(lambda: self._create(spec, namespace))
+                return await self._call(lambda: self._create(spec, held, namespace))
             except CreateRefused:
                 if namespace is None:
                     raise
             # It may be the namespace that was bad: Docker makes a new one.
-            return await self._call(lambda: self._create(spec, None))
+            return await self._call(lambda: self._create(spec, held, None))
 
-    def _create(self, spec: KernelSpec, namespace: str | None) -> Started:
+    def _create(self, spec: KernelSpec, reserved: Reservation, namespace: str | None) -> Started:
         name = container_name(spec.kernel_id, spec.attempt)
         for_container, for_host = network(spec, namespace)
         try:
@@ -132,12 +135,13 @@ class DockerRuntime(Runtime):
                 self._client.create_container(
                     spec.image,
                     command=spec.command or None,
-                    environment=environment(spec),
+                    environment=environment(spec) | reserved.environment,
                     labels=labels(spec, self._node),
                     name=name,
                     host_config=self._client.create_host_config(
                         **limits(spec),
                         **hardening(),
+                        **devices(reserved),
                         **for_host,
                         log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
                     ),
