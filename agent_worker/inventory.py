@@ -22,6 +22,7 @@ _LOOK_S = 2.0
 _ANSWER_S = 10.0
 # Without persistence mode NVIDIA's driver wakes each card for the first question, seconds each.
 _FIRST_ANSWER_S = 120.0
+_LONGEST_REASON = 300
 
 _log = log.get("accelerators")
 
@@ -56,7 +57,7 @@ class Inventory:
         answers = await asyncio.gather(*(driver.health(self._of_driver(driver)) for driver in self._drivers))
         faults = {device_id: reason for answer in answers for device_id, reason in answer.items()}
         for device in self.devices:
-            reason = faults.get(device.device_id, "")
+            reason = _plain(faults[device.device_id]) if device.device_id in faults else ""
             if reason == device.reason:
                 continue
             self._devices[device.device_id] = replace(device, healthy=not reason, reason=reason)
@@ -138,6 +139,11 @@ class _Driver:
         self._asked.pop(name, None)
         if not answer.cancelled():
             answer.exception()  # nobody may wait for it any more
+
+
+def _plain(reason: object) -> str:
+    """What the database and a line of a table can show: a driver's text may be anything."""
+    return " ".join(str(reason).replace("\0", " ").split())[:_LONGEST_REASON] or "no reason was given"
 
 
 def _in_a_thread(question: Callable[[], object]) -> asyncio.Future[object]:

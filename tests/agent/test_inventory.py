@@ -109,6 +109,17 @@ async def test_a_fault_changes_the_device_and_so_does_its_end(odd: Odd) -> None:
     assert inventory.changed.is_set()
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [("", "no reason was given"), ("a\0b\n  c", "a b c"), ("x" * 999, "x" * 300)], ids=["empty", "odd", "long"],
+)  # fmt: skip
+async def test_a_reason_can_always_be_shown(said: str, shown: str, odd: Odd) -> None:
+    inventory = await an_inventory(odd=odd)
+    odd.faults["a"] = said
+    await inventory.look()
+    assert how(inventory)["a"] == (False, shown)
+
+
 async def test_a_driver_that_fails_makes_its_devices_unhealthy_and_no_others(odd: Odd, tmp_path: Path) -> None:
     simulated = Simulated(simulated_devices("cuda.device=1"), tmp_path / "none")
     inventory = await an_inventory(odd=odd, simulated=simulated)
