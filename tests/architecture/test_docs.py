@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent_worker.accelerators import found
 from api.group_schemas import GroupOptions, PutLimit
 from api.main import build
 from moorage import plugins
@@ -74,3 +75,9 @@ def test_each_documented_default_is_the_one_in_force() -> None:
     defaults = GroupOptions().model_dump(mode="json")
     assert {name: "all" if value == [] else f"{value:g}" if isinstance(value, float) else str(value)
             for name, value in defaults.items()} == dict(cells)  # fmt: skip
+
+
+def test_each_group_of_plug_ins_is_documented() -> None:
+    text = (DOCS / "plugins.md").read_text()
+    groups = (plugins.ORDERS_GROUP, plugins.SELECTORS_GROUP, found.GROUP)
+    assert [one for one in (*groups, *found.BUILT_IN) if f"`{one}`" not in text] == []
