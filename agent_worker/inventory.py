@@ -50,6 +50,7 @@ class Inventory:
                     continue
                 self._of[device.device_id] = driver
                 self._devices[device.device_id] = device
+        self._drivers = [driver for driver in self._drivers if self._of_driver(driver)]
         await self.look()
 
     async def look(self) -> None:
@@ -66,10 +67,11 @@ class Inventory:
             self.changed.set()
 
     async def watch(self) -> None:
-        """Looks for ever."""
-        while True:
+        """Looks for ever; on a node without devices there is nothing to look at."""
+        while self._drivers:
             await asyncio.sleep(_LOOK_S)
             await self.look()
+        await asyncio.Event().wait()
 
     def reserve(self, amounts: Mapping[str, int]) -> Reservation:
         """What a container with so much of each device needs. CreateRefused for what is not here or unhealthy."""

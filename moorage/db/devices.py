@@ -35,16 +35,35 @@ async def note_health(engine: AsyncEngine, agent_id: str, devices: Sequence[Devi
 
 
 async def offer(connection: AsyncConnection, agent_id: str, devices: Sequence[Device]) -> None:
-    """What the node has now; a device that it has no more takes nothing new, and what holds it goes on."""
+    """What the node has now; a device that it has no more takes nothing new, and what holds it goes on.
+
+    One that is offered otherwise than it is held (whole, now in shares) stays as it is held: 1 of 1 would be next to
+    nothing of 100. Comes after the node's slots, which lose what such devices don't give.
+    """
+    values = {"id": agent_id, "devices": _json(devices)}
     await connection.execute(
         text(
             "INSERT INTO devices (agent_id, device_id, slot, total, numa, model, memory)"
             " SELECT :id, d.* FROM jsonb_to_recordset(CAST(:devices AS jsonb))"
             " AS d(device_id text, slot text, total int, numa int, model text, memory bigint)"
-            " ON CONFLICT (agent_id, device_id) DO UPDATE SET slot = excluded.slot, numa = excluded.numa,"
-            " total = GREATEST(excluded.total, devices.used), model = excluded.model, memory = excluded.memory"
+            " ON CONFLICT (agent_id, device_id) DO UPDATE SET numa = excluded.numa, model = excluded.model,"
+            " memory = excluded.memory,"
+            " slot = CASE WHEN devices.used > 0 THEN devices.slot ELSE excluded.slot END,"
+            " total = CASE WHEN devices.used > 0 AND devices.slot <> excluded.slot THEN devices.total"
+            " ELSE GREATEST(excluded.total, devices.used) END"
         ),
-        {"id": agent_id, "devices": _json(devices)},
+        values,
+    )
+    await connection.execute(
+        text(
+            "UPDATE agent_slots c SET offered = c.offered - m.missing,"
+            " capacity = GREATEST(c.offered - m.missing, c.used)"
+            " FROM (SELECT n.slot, sum(n.total) AS missing FROM jsonb_to_recordset(CAST(:devices AS jsonb))"
+            " AS n(device_id text, slot text, total int) JOIN devices d ON d.agent_id = :id"
+            " AND d.device_id = n.device_id AND d.slot <> n.slot GROUP BY n.slot) m"
+            " WHERE c.agent_id = :id AND c.slot = m.slot"
+        ),
+        values,
     )
     await _write_health(connection, agent_id, devices)
 

@@ -149,6 +149,13 @@ async def test_a_driver_that_fails_at_the_start_offers_nothing(odd: Odd, tmp_pat
     assert list(how(inventory)) == ["x.device-0"]
 
 
+async def test_an_accelerator_without_devices_is_not_asked_again() -> None:
+    idle = Odd()
+    inventory = await an_inventory(idle=idle)
+    await inventory.look()
+    assert (idle.asked, await inventory.measure()) == (0, [])
+
+
 async def test_a_device_that_would_confuse_the_ledger_is_left_out() -> None:
     first = Odd(Device("a", "odd.device"), Device("b", "cpu"), Device("c", "odd.device", 0))
     inventory = await an_inventory(first=first, second=Odd(Device("a", "even.device"), Device("d", "even.device")))

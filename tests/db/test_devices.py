@@ -138,6 +138,19 @@ async def test_a_session_that_has_ended_or_is_about_to_is_told_nothing(engine: A
     assert await violations(database_url) == []
 
 
+async def test_a_held_device_is_not_offered_otherwise_until_it_is_free(engine: AsyncEngine) -> None:
+    shares = replace(GPUS[0], slot="cuda.shares", total=100)
+    await nodes.register(engine, an_agent(devices=GPUS[:1]))
+    user_id = await a_user(engine)
+    holder = await a_running_session(engine, user_id)
+    await nodes.register(engine, an_agent(devices=[shares]))
+    await a_pending_session(engine, user_id, slots={"cuda.shares": 50})
+    assert await place(engine) == 0, "its holder has all of it"
+    await ledger.finish(engine, holder, Ending(SessionStatus.TERMINATED, Reason.SELF_TERMINATED), actor="workflow")
+    await nodes.register(engine, an_agent(devices=[shares]))
+    assert await place(engine) == 1
+
+
 async def test_devices_of_other_nodes_stay_as_they_are(engine: AsyncEngine) -> None:
     await nodes.register(engine, an_agent("n1", devices=GPUS[:1]))
     await nodes.register(engine, an_agent("n2", devices=GPUS[:1]))
