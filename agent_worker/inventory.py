@@ -135,7 +135,8 @@ class _Driver:
             self._asked[name] = _in_a_thread(question)
             self._asked[name].add_done_callback(lambda answer: self._answered(name, answer))
         asked: asyncio.Future[_T] = self._asked[name]  # type: ignore[assignment]
-        return await asyncio.wait_for(asyncio.shield(asked), within_s)
+        async with asyncio.timeout(within_s):  # wait_for loses a cancel that comes with the answer
+            return await asyncio.shield(asked)
 
     def _answered(self, name: str, answer: asyncio.Future[object]) -> None:
         self._asked.pop(name, None)

@@ -101,8 +101,10 @@ class NodePresence(PresenceActivities):
         said: object = None
         said_at = 0.0
         while True:
+            # Not wait_for: before Python 3.12 it loses a cancel that comes with the event.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._inventory.changed.wait(), _REPORT_S)
+                async with asyncio.timeout(_REPORT_S):
+                    await self._inventory.changed.wait()
             self._inventory.changed.clear()
             try:
                 devices = self._inventory.devices
