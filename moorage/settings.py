@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from moorage.domain.errors import InvalidRequest
@@ -78,7 +78,12 @@ def load_settings() -> Settings:
         raise InvalidRequest(
             f"unknown setting {', '.join(unknown)}; docs/operations.md lists all", code="unknown-setting"
         )
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]  # what was written may be a secret
+        name = "MOORAGE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise InvalidRequest(f"{name}: {first['msg']}; docs/operations.md lists all", code="wrong-setting") from None
 
 
 def require(settings: Settings, *names: str) -> None:
