@@ -14,7 +14,7 @@ from activities.agents import lost_message
 from activities.lives import TemporalLives
 from moorage.contracts import names
 from moorage.contracts.activities import MaintenanceActivities
-from moorage.db import groups, ledger, nodes, passes
+from moorage.db import groups, ledger, logins, nodes, nonces, passes
 from moorage.domain.session import SessionStatus
 from moorage.session_start import session_input, start_scheduler, start_session
 
@@ -32,6 +32,8 @@ class Reaping(MaintenanceActivities):
         for group in await groups.index(self._engine):
             await start_scheduler(self._client, group["name"], group["policy"])
         await passes.forget_old(self._engine)
+        await nonces.forget_old(self._engine)
+        await logins.forget_old(self._engine)
         await self._tell_stranded()
         return await self._start_missing()
 

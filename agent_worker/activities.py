@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
@@ -21,6 +22,8 @@ from moorage.domain.session import KernelSpec
 
 _T = TypeVar("_T")
 _BEAT_S = 3.0
+# A shorter value of a variable may be a part of any word.
+_SHORTEST_HIDDEN = 4
 # Orders for a kernel destroyed so long ago can't be on their way any more.
 _TOMBSTONE_S = 3600.0
 
@@ -51,7 +54,7 @@ class NodeKernels(KernelActivities):
             except ImageMissing as error:
                 raise _final(contract.IMAGE_MISSING, str(error)) from None
             except CreateRefused as error:
-                raise _final(contract.CREATE_REFUSED, str(error)) from None
+                raise _final(contract.CREATE_REFUSED, without_secrets(str(error), spec)) from None
             took_ms = (time.perf_counter() - began) * 1000
             return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
 
@@ -117,6 +120,15 @@ async def _to_its_end(step: Awaitable[_T]) -> _T:
     except asyncio.CancelledError:
         await asyncio.wait({task})
         raise
+
+
+def without_secrets(words: str, spec: KernelSpec) -> str:
+    """A runtime's words, should they quote what the kernel was given."""
+    given = {*spec.env.values(), *(b64decode(content).decode(errors="replace") for content in spec.files.values())}
+    for value in sorted(given, key=len, reverse=True):
+        if len(value) >= _SHORTEST_HIDDEN:
+            words = words.replace(value, "[hidden]")
+    return words
 
 
 def _final(kind: str, words: str) -> ApplicationError:

@@ -20,6 +20,7 @@ from agent_worker.runtimes.contract import Exited, Runtime
 from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import AgentReport, Presence, PresenceActivities
+from moorage.contracts.shown import Shown
 from moorage.domain.node import AgentInfo, ContainerSeen
 
 _BEAT_S = 5.0
@@ -88,7 +89,7 @@ class NodePresence(PresenceActivities):
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             start_signal="register",
             start_signal_args=[info],
-            static_summary=f"node {self._agent_id}",
+            static_summary=Shown(f"node {self._agent_id}"),
             rpc_timeout=_RPC_TIMEOUT,
         )
         _log.info("registered", agent=self._agent_id, containers=len(info.containers))

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import httpx
-from fastapi import Depends, Request
+from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import HTTPConnection
 
 from api import permissions
 from api.auth.gate import Authentication
+from api.auth.logins import Logins
+from api.auth.oidc import Provider
+from api.auth.proof import Proof
+from api.auth.tokens import Clock
 from api.changes import Changes
 from api.lives import Lives
-from moorage.domain.errors import Unauthenticated
+from api.rates import Rate, Rates, is_free
+from api.recorded import Floods
+from moorage.db.audit import asking
 from moorage.domain.tenancy import Principal
 from moorage.seal import Seal
 from moorage.settings import Settings
@@ -26,33 +33,57 @@ class Parts:
     engine: AsyncEngine
     seal: Seal
     authentication: Authentication
+    proof: Proof
+    logins: Logins
+    provider: Provider | None
+    clock: Clock
     lives: Lives
     changes: Changes
     nodes: httpx.AsyncClient
+    rates: Rates
+    floods: Floods
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 # FastAPI runs a dependency that is no coroutine in a thread, which costs more than all the rest of a request.
-async def parts(request: Request) -> Parts:
-    found: Parts = request.app.state.parts
+async def parts(connection: HTTPConnection) -> Parts:
+    found: Parts = connection.app.state.parts
     return found
 
 
-async def authenticate(request: Request) -> None:
+async def authenticate(connection: HTTPConnection) -> None:
     """For the whole app: who asks, and whether this route is open to them at all. `Who` hands the result to a route."""
-    needed = permissions.need(request.method, request.scope["route"].path)
+    needed = permissions.need(connection.scope.get("method", "WEBSOCKET"), connection.scope["route"].path)
+    rates = (await parts(connection)).rates
+    _is_asked(connection, needed)
     if needed == permissions.OPEN:
+        if not is_free(connection.scope["path"]):
+            asked = asking.get()
+            _count(connection, await rates.count_anonymous(asked.address if asked else ""))
         return
-    authorization = request.headers.get("authorization", "")
-    if not authorization:
-        raise Unauthenticated("log in: send an access key (Basic) or a token (Bearer)", hint="POST /auth/login")
-    found = await (await parts(request)).authentication.principal(authorization)
-    request.state.who = found
+    found = await (await parts(connection)).authentication.principal(connection)
+    connection.state.who = found
+    _is_asked(connection, needed, found)
+    _count(connection, await rates.count(found))
     permissions.check(found, needed)
 
 
-async def who(request: Request) -> Principal:
-    found: Principal = request.state.who
+def _is_asked(connection: HTTPConnection, needed: str, who: Principal | None = None) -> None:
+    """The audit knows by whom, and what, whatever becomes of it."""
+    if (asked := asking.get()) is not None:
+        asked.who = who
+        asked.operation = permissions.operation(needed, connection.scope["route"].path)
+        asked.entity_id = "/".join(str(value) for value in connection.path_params.values())
+
+
+def _count(connection: HTTPConnection, rate: Rate | None) -> None:
+    connection.state.rate = rate
+    if rate is not None:
+        rate.check()
+
+
+async def who(connection: HTTPConnection) -> Principal:
+    found: Principal = connection.state.who
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import asyncpg
@@ -14,7 +15,8 @@ from starlette.exceptions import HTTPException
 from temporalio.service import RPCError
 
 from moorage import log
-from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
+from moorage.db.audit import asking
+from moorage.domain.errors import InvalidRequest, MoorageError, TooManyRequests, Unavailable
 
 _CODES = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}
 _HINTS = {404: "/docs lists the routes", 405: "/docs lists the routes with their methods"}
@@ -39,7 +41,9 @@ _log = log.get("api")
 
 
 def problem(error: MoorageError) -> JSONResponse:
-    headers = {"Retry-After": "1"} if error.retrying_helps else {}
+    if (asked := asking.get()) is not None:
+        asked.code = error.code
+    headers = {"Retry-After": _retry_after(error)} if error.retrying_helps else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = {
@@ -54,6 +58,11 @@ def problem(error: MoorageError) -> JSONResponse:
     return JSONResponse(body, error.status, headers, "application/problem+json")
 
 
+def _retry_after(error: MoorageError) -> str:
+    """Whole seconds, never too few."""
+    return str(max(1, math.ceil(error.retry_after_s))) if isinstance(error, TooManyRequests) else "1"
+
+
 def install(app: FastAPI) -> None:
     @app.exception_handler(MoorageError)
     async def ours(request: Request, error: MoorageError) -> JSONResponse:
@@ -61,9 +70,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = dict(_field_and_words(one) for one in error.errors())
-        words = "; ".join(message if field == "body" else f"{field}: {message}" for field, message in fields.items())
-        return problem(InvalidRequest(words[:1000], data=fields))
+        inner = [{**one, "loc": one["loc"][1:]} for one in error.errors()]
+        return problem(invalid_request(inner))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
@@ -88,12 +96,21 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected", path=request.url.path, exc_info=error)
-        return problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+        answer = problem(MoorageError("something unexpected went wrong; the log of the API says what"))
+        answer.headers["X-Request-Id"] = getattr(request.state, "request_id", "")  # no middleware sees this answer
+        return answer
+
+
+def invalid_request(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
+    """Pydantic's findings, each with its field. `loc` begins within the body."""
+    fields = dict(_field_and_words(one) for one in errors)
+    words = "; ".join(message if field == "body" else f"{field}: {message}" for field, message in fields.items())
+    return InvalidRequest(words[:1000], data=fields)
 
 
 def _field_and_words(error: Mapping[str, Any]) -> tuple[str, str]:
     """`body` is the whole of it. Pydantic's words, but for those that speak of its own ways."""
-    kind, place = str(error["type"]), ".".join(str(part) for part in error["loc"][1:])
+    kind, place = str(error["type"]), ".".join(str(part) for part in error["loc"])
     if kind == "json_invalid":
         return "body", f"the body is not JSON: {error['ctx']['error']} at character {place}"
     if kind == "missing" and not place:

@@ -16,7 +16,7 @@ from moorage.domain.session import SessionType
 from moorage.scheduler.snapshot import Head, Policy, PreemptionMode
 
 _DEFAULT = Policy()
-_LARGEST_COUNT = 2**31 - 1
+LARGEST_COUNT = 2**31 - 1
 
 
 class GroupOptions(BaseModel):
@@ -61,13 +61,24 @@ class CreateGroup(ChangeGroup):
     name: Text
 
 
-class PutLimit(BaseModel):
-    """All limits of an owner; what is left out is unlimited. Amounts as in a session's `resources`."""
+class Ceilings(BaseModel):
+    """What one session may have. Null is no ceiling."""
 
     model_config = ConfigDict(extra="forbid")
-    max_sessions: int | None = Field(default=None, ge=0, le=_LARGEST_COUNT)
+    max_containers: int | None = Field(default=None, ge=1, le=LARGEST_COUNT, description="kernels of one session")
+    max_priority: int | None = Field(default=None, ge=0, le=100)
+    max_job_priority: int | None = Field(default=None, ge=-1_000_000, le=1_000_000)
+    max_lifetime_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
+    idle_timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_S, description="kept and shown")
+    allowed_folder_hosts: list[Text] | None = Field(default=None, max_length=1000, description="kept and shown")
+
+
+class PutLimit(Ceilings):
+    """All limits of an owner; what is left out is as its policy says. Amounts as in a session's `resources`."""
+
+    max_sessions: int | None = Field(default=None, ge=0, le=LARGEST_COUNT)
     max_slots: dict[Text, Text | int | float] = Field(default_factory=dict, max_length=100)
-    max_pending: int | None = Field(default=None, ge=0, le=_LARGEST_COUNT)
+    max_pending: int | None = Field(default=None, ge=0, le=LARGEST_COUNT)
     max_pending_slots: dict[Text, Text | int | float] = Field(default_factory=dict, max_length=100)
     weight: float = Field(default=1.0, gt=0, le=1e6)
 
@@ -78,6 +89,7 @@ class PutLimit(BaseModel):
             max_pending=self.max_pending,
             max_pending_slots=parse_slots(self.max_pending_slots),
             weight=self.weight,
+            **self.model_dump(include=set(Ceilings.model_fields)),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -16,11 +17,42 @@ from fastapi_offline import FastAPIOffline
 
 from api import errors, permissions
 from api.auth.gate import Authentication
+from api.auth.lockout import Lockout
+from api.auth.logins import Logins
+from api.auth.memory import Memory
+from api.auth.oidc import provider_of
+from api.auth.proof import Proof
+from api.auth.tokens import Clock, Tokens, key_ring
 from api.changes import Changes
+from api.counted import Counted
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
-from api.routes import agents, cluster, decisions, graphql, groups, limits, sessions
+from api.origin import Origin, parse_networks
+from api.rates import Rates, windows_for
+from api.recorded import Floods, Recorded
+from api.routes import (
+    agents,
+    audit,
+    auth,
+    cluster,
+    decisions,
+    domains,
+    grants,
+    graphql,
+    groups,
+    keypairs,
+    limits,
+    oidc,
+    policies,
+    projects,
+    quotas,
+    roles,
+    secrets,
+    sessions,
+    tokens,
+    users,
+)
 from moorage import log
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
@@ -28,31 +60,70 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
-_ROOMS = (cluster, sessions, decisions, agents, groups, limits, graphql)
+_ROOMS = (
+    agents,
+    audit,
+    auth,
+    cluster,
+    decisions,
+    domains,
+    grants,
+    graphql,
+    groups,
+    keypairs,
+    limits,
+    oidc,
+    policies,
+    projects,
+    quotas,
+    roles,
+    secrets,
+    sessions,
+    tokens,
+    users,
+)
 
 
-def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
+def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.time) -> FastAPI:
     """The app. `lives` is the seam to Temporal; without it a client is connected at the first use."""
+    key_ring(settings.jwt_keys)
+    provider = provider_of(settings, clock)
+
+    trusted, windows = parse_networks(settings.trusted_proxies), windows_for(settings.rate_limit_storage)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine, seal = connect_database(settings.database_url), Seal(settings.payload_keys)
+        memory = Memory(settings.database_url, clock=clock)
         changes = Changes(settings.database_url)
-        listening = asyncio.create_task(changes.listen())
+        signed = Tokens(engine, settings.jwt_keys, lifetime_s=settings.access_lifetime_s, clock=clock)
+        lockout = Lockout(engine, threshold=settings.login_attempts, clock=clock)
+        proof = Proof(
+            engine, seal, lockout, max_age_days=settings.password_max_age_days, clock=clock, forget=memory.forget
+        )
+        logins = Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock, forget=memory.forget)
+        listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
                 seal=seal,
-                authentication=Authentication(engine, seal, settings.jwt_key),
+                authentication=Authentication(engine, seal, signed, memory, clock),
+                proof=proof,
+                logins=logins,
+                provider=provider,
+                clock=clock,
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
+                rates=Rates(windows, anonymous=settings.anonymous_rate_limit),
+                floods=Floods(),
             )
             yield
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
+        for task in listening:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await asyncio.gather(*app.state.parts.tasks, return_exceptions=True)
         await engine.dispose()
 
@@ -71,6 +142,9 @@ def build(settings: Settings, lives: Lives | None = None) -> FastAPI:
         app.include_router(room.router)
     permissions.check_table([*app.routes, *(route for room in _ROOMS for route in room.router.routes)])
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Counted)
+    app.add_middleware(Recorded)
+    app.add_middleware(Origin, trusted=trusted)  # the last one is asked first
     return app
 
 
@@ -83,7 +157,7 @@ def _complete(app: FastAPI) -> None:
         components = document.setdefault("components", {})
         components["securitySchemes"] = {
             "access key": {"type": "http", "scheme": "basic", "description": "access key and secret key"},
-            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login"},
+            "token": {"type": "http", "scheme": "bearer", "description": "from POST /auth/login or POST /token"},
         }
         schemas = components.setdefault("schemas", {})
         schemas["Problem"] = errors.PROBLEM_SCHEMA
@@ -110,11 +184,11 @@ _REFUSALS = {
 def main() -> None:
     try:
         settings = load_settings()
-        require(settings, "database_url", "payload_keys", "jwt_key", "dataplane_key")
+        require(settings, "database_url", "payload_keys", "jwt_keys", "dataplane_key")
+        log.configure(settings.log_level, settings.log_format, role="api")
+        app = build(settings)
     except MoorageError as error:
         sys.exit(f"moor api: {error.message}")
-    log.configure(settings.log_level, settings.log_format, role="api")
-    app = build(settings)
     gc.freeze()  # what was loaded stays: not looking through it for garbage halves the p99 of lists
     uvicorn.run(
         app,
@@ -124,6 +198,7 @@ def main() -> None:
         http="httptools",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # it would believe whoever connects from this machine; api/origin.py knows whom to
         timeout_graceful_shutdown=3,
     )
 

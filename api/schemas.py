@@ -13,6 +13,7 @@ from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
+from moorage.domain.secrets import SecretUse, checked_uses, secret_use
 from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, SessionType
 from moorage.scheduler.snapshot import ClusterMode
 
@@ -43,10 +44,16 @@ Text = Annotated[str, AfterValidator(_storable)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 
 
-class Login(BaseModel):
+class UseSecret(BaseModel):
+    """A secret by name, as a variable or as a file; without either as its name suggests."""
+
     model_config = ConfigDict(extra="forbid")
-    email: Text = Field(max_length=254)
-    password: Text = Field(max_length=1024)
+    name: Text
+    env: Text | None = None
+    file: Text | None = None
+
+    def checked(self) -> SecretUse:
+        return secret_use(self.name, env=self.env, file=self.file)
 
 
 class CreateSession(BaseModel):
@@ -69,10 +76,12 @@ class CreateSession(BaseModel):
     name: Text | None = None
     type: SessionType = SessionType.INTERACTIVE
     command: list[Text] = Field(default_factory=list, max_length=1024)
-    env: dict[Text, Text] = Field(default_factory=dict)
+    env: dict[Text, Text] = Field(default_factory=dict, repr=False)
+    secrets: list[Text | UseSecret] = Field(default_factory=list, max_length=32, description="names, or where to")
     resources: dict[Text, Text | int | float] = Field(default_factory=dict, description="cpu in cores, mem as 256m")
     priority: int = Field(default=10, ge=0, le=100)
     resource_group: Text = "default"
+    project: Text | None = Field(default=None, max_length=130, description="one of one's own; the main one if left out")
     on_node_loss: NodeLossPolicy = NodeLossPolicy.FAIL
     pending_timeout_s: Seconds | None = Field(default=None, description="0 is none; left out, the group decides")
     lifetime_s: Seconds = 0
@@ -104,6 +113,7 @@ class CreateSession(BaseModel):
         size = sum(len(name) + len(value) for name, value in self.env.items())
         if size > _ENV_BYTES:
             raise InvalidRequest(f"env: {size} bytes; at most {_ENV_BYTES} are allowed", data={"field": "env"})
+        uses = [secret_use(one) if isinstance(one, str) else one.checked() for one in self.secrets]
         if 0 < self.lifetime_s < self.batch_timeout_s:
             raise InvalidRequest(
                 f"batch_timeout_s {self.batch_timeout_s:g} is longer than lifetime_s {self.lifetime_s:g}",
@@ -116,6 +126,7 @@ class CreateSession(BaseModel):
             type=self.type,
             command=self.command or list(IDLE),
             env=self.env,
+            secrets=checked_uses(uses, self.env),
             slots=_slots(self.resources),
             priority=self.priority,
             resource_group=self.resource_group,
@@ -163,19 +174,28 @@ def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
 
 
 def parse_not_before(words: str) -> datetime:
-    """An ISO time (UTC unless it says otherwise), or a span from now on."""
+    return parse_moment("not_before", words)
+
+
+def parse_past(field: str, words: str) -> datetime:
+    """An ISO time (UTC unless it says otherwise), or a span back from now."""
+    return parse_moment(field, words, towards=-1)
+
+
+def parse_moment(field: str, words: str, *, since: datetime | None = None, towards: int = 1) -> datetime:
+    """An ISO time (UTC unless it says otherwise), or a span, from now on if nothing else is said."""
     span = _SPAN.fullmatch(words.strip())
     try:
         if span is not None:
-            return datetime.now(UTC) + timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+            return (since or datetime.now(UTC)) + towards * timedelta(seconds=float(span[1]) * _UNITS[span[2]])
         moment = datetime.fromisoformat(words.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(
-            f"not_before {words[:80]!r} is no time; allowed is an ISO time such as 2030-01-31T08:00:00Z,"
+            f"{field} {words[:80]!r} is no time; allowed is an ISO time such as 2030-01-31T08:00:00Z,"
             " or a span such as 90s, 10m, 2h or 1d",
             code="malformed-time",
-            data={"field": "not_before"},
+            data={"field": field},
         ) from None
 
 

@@ -34,3 +34,8 @@ class Seal:
         if key_id not in self._ciphers:
             raise ValueError(f"no key {key_id.decode(errors='replace')!r} in MOORAGE_PAYLOAD_KEYS")
         return self._ciphers[key_id].decrypt(rest[:12], rest[12:], key_id)
+
+    @property
+    def current(self) -> str:
+        """The id of the first key."""
+        return self._current.decode()

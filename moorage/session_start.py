@@ -17,6 +17,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from moorage.contracts import names
 from moorage.contracts.activities import SchedulerInput, SessionInput
+from moorage.contracts.shown import Shown
 
 # A signal breaks the delay: a session that is placed at once then needs one workflow task less.
 _FIRST_TASK_DELAY = timedelta(seconds=2)
@@ -57,7 +58,7 @@ async def start_session(
             start_delay=None if signal or session.recovered else _FIRST_TASK_DELAY,
             start_signal=signal[0] if signal else None,
             start_signal_args=list(signal[1]) if signal else [],
-            static_summary=f"{session.name}: {session.image}",
+            static_summary=Shown(f"{session.name}: {session.image}"),
             search_attributes=TypedSearchAttributes(
                 [
                     SearchAttributePair(names.STATUS, "PENDING"),
@@ -80,6 +81,6 @@ async def start_scheduler(client: Client, group: str, policy: str) -> None:
         id=names.scheduler_workflow(group),
         task_queue=names.CONTROL_QUEUE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        static_summary=f"scheduler of resource group {group}",
+        static_summary=Shown(f"scheduler of resource group {group}"),
         search_attributes=TypedSearchAttributes([SearchAttributePair(names.RESOURCE_GROUP, group)]),
     )

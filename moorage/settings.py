@@ -13,7 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from moorage.domain.errors import InvalidRequest
 
 # Read by the command-line client, not by the servers (moorage/cli/profile.py).
-CLIENT_VARIABLES = {"MOORAGE_ENDPOINT", "MOORAGE_ACCESS_KEY", "MOORAGE_SECRET_KEY", "MOORAGE_CONFIG_DIR"}
+CLIENT_VARIABLES = {
+    "MOORAGE_ENDPOINT", "MOORAGE_ACCESS_KEY", "MOORAGE_SECRET_KEY", "MOORAGE_TOKEN", "MOORAGE_ACT_AS",
+    "MOORAGE_CONFIG_DIR",
+}  # fmt: skip
 
 
 class Settings(BaseSettings):
@@ -32,12 +35,35 @@ class Settings(BaseSettings):
     payload_keys: str = Field(
         "", description="key ring for what goes to Temporal: id:hex32bytes, comma separated, the first one encrypts"
     )
-    jwt_key: str = Field("", description="secret that signs log-in tokens")
+    jwt_keys: str = Field(
+        "",
+        description="key ring for log-in tokens: id:secret of 32 bytes or more, comma separated, the first one signs",
+    )
+    access_lifetime_s: int = Field(900, ge=10, le=86400, description="how long an access token is valid")
+    login_lifetime_s: int = Field(7 * 86400, ge=60, description="how long a log-in can be refreshed")
+    login_attempts: int = Field(5, ge=1, le=1000, description="wrong passwords in a row before a user is locked")
+    password_max_age_days: int = Field(0, ge=0, description="a password must be changed after so long; 0 is never")
+    oidc_issuer: str = Field("", description="OpenID Connect provider; empty is none")
+    oidc_client_id: str = Field("", description="what the provider calls this cluster")
+    oidc_client_secret: str = Field("", description="the secret that the provider gave for it")
+    oidc_redirect_uri: str = Field("", description="https://HOST/auth/oidc/callback, as registered with the provider")
+    oidc_scopes: str = Field("openid email profile", description="what is asked of the provider")
+    oidc_claims: str = Field("", description="JSON: what the provider's claims say about domain, projects and roles")
+    oidc_link_by_email: bool = Field(False, description="a verified e-mail address logs in the local user who has it")
     dataplane_key: str = Field("", description="secret shared by the API and the agents, signs data plane tokens")
 
     api_host: str = Field("127.0.0.1", description="address the API listens on")
     api_port: int = Field(8090, description="port the API listens on")
     max_body_bytes: int = Field(1024 * 1024, description="largest request body")
+    trusted_proxies: str = Field(
+        "", description="addresses and networks (CIDR), comma separated, whose X-Forwarded-For is believed"
+    )
+    rate_limit_storage: str = Field(
+        "async+memory://", description="where requests are counted; async+redis://host:port for several replicas"
+    )
+    anonymous_rate_limit: int = Field(
+        600, ge=0, description="requests in 60 s from one address without authentication; 0 is no limit"
+    )
 
     agent_id: str = Field(default_factory=socket.gethostname, description="name of this node, unique in the cluster")
     agent_resource_group: str = Field("default", description="resource group that the node joins")

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import py_compile
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.util import find_spec
+from typing import Any
 
 import temporalio.converter
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.converter import PayloadCodec
+from temporalio.converter import (
+    CompositePayloadConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    DefaultPayloadConverter,
+    JSONPlainPayloadConverter,
+    PayloadCodec,
+)
 from temporalio.service import TLSConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from moorage.contracts.shown import Shown
 from moorage.seal import Seal
 from moorage.settings import Settings
 
 _ENCRYPTED = b"binary/moorage-aes-gcm"
+_SHOWN = "moorage-shown"
+# What the Web UI asks a workflow for: its details in words, and the names of its signals and queries.
+_METADATA = b"temporal.api.sdk.v1.WorkflowMetadata"
 
 
 class KeyRing(PayloadCodec):
-    """Encrypts everything but bare strings.
-
-    Bare JSON strings are ids, statuses and the words that Temporal's Web UI shows; secrets travel in objects only.
-    """
+    """Encrypts everything but what is marked as Shown. What older releases sent in clear is read as it is."""
 
     def __init__(self, seal: Seal) -> None:
         self._seal = seal
@@ -45,8 +52,29 @@ class KeyRing(PayloadCodec):
         return Payload(metadata={"encoding": _ENCRYPTED}, data=self._seal.seal(payload.SerializeToString()))
 
 
+class _Json(JSONPlainPayloadConverter):
+    """Marks what is Shown, so that the codec lets it through."""
+
+    def to_payload(self, value: Any) -> Payload | None:
+        payload = super().to_payload(value)
+        if payload is not None and isinstance(value, Shown):
+            payload.metadata[_SHOWN] = b"1"
+        return payload
+
+
+class _Converter(CompositePayloadConverter):
+    def __init__(self) -> None:
+        *others, _ = DefaultPayloadConverter.default_encoding_payload_converters  # the last one is for plain JSON
+        super().__init__(*others, _Json())
+
+
 def data_converter(payload_keys: str) -> temporalio.converter.DataConverter:
-    return dataclasses.replace(temporalio.converter.default(), payload_codec=KeyRing(Seal(payload_keys)))
+    """Failures are encrypted with their words and stack traces; their types stay readable, for retry policies."""
+    return temporalio.converter.DataConverter(
+        payload_converter_class=_Converter,
+        payload_codec=KeyRing(Seal(payload_keys)),
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )
 
 
 async def connect(settings: Settings, *, lazy: bool = False) -> Client:
@@ -88,4 +116,6 @@ def workflow_runner() -> SandboxedWorkflowRunner:
 
 def _in_clear(payload: Payload) -> bool:
     encoding = payload.metadata.get("encoding")
-    return encoding == b"binary/null" or (encoding == b"json/plain" and payload.data[:1] == b'"')
+    if encoding == b"json/protobuf":
+        return payload.metadata.get("messageType") == _METADATA
+    return encoding == b"binary/null" or _SHOWN in payload.metadata

@@ -37,6 +37,7 @@ from moorage.contracts.activities import (
     SessionActivities,
     registered,
 )
+from moorage.contracts.shown import Shown
 from moorage.db.engine import connect as connect_database
 from moorage.db.engine import migrate
 from moorage.domain.errors import MoorageError
@@ -88,7 +89,10 @@ async def start_permanent_workflows(client: Client, engine: AsyncEngine) -> None
             "reaper",
             Schedule(
                 action=ScheduleActionStartWorkflow(
-                    "ReaperWorkflow", id="reaper", task_queue=names.CONTROL_QUEUE, static_summary="missing workflows"
+                    "ReaperWorkflow",
+                    id="reaper",
+                    task_queue=names.CONTROL_QUEUE,
+                    static_summary=Shown("missing workflows"),
                 ),
                 spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=_REAP_EVERY)]),
                 policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=30)),

@@ -15,6 +15,7 @@ from moorage.contracts.activities import (
     Presence,
     PresenceActivities,
 )
+from moorage.contracts.shown import Shown
 from moorage.domain.node import AgentInfo
 from workflows import options
 
@@ -67,7 +68,7 @@ class AgentWorkflow:
                 info,
                 start_to_close_timeout=options.DATABASE_TIMEOUT,
                 retry_policy=options.DATABASE_RETRY,
-                summary=f"register {info.agent_id}",
+                summary=Shown(f"register {info.agent_id}"),
             )
         except ActivityError as error:
             workflow.set_current_details(f"**refused**: {error.cause}")
@@ -84,7 +85,7 @@ class AgentWorkflow:
             heartbeat_timeout=options.PRESENCE_HEARTBEAT,
             retry_policy=options.PRESENCE_RETRY,
             cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
-            summary=f"presence of {info.agent_id}: its heartbeats are the node's",
+            summary=Shown(f"presence of {info.agent_id}: its heartbeats are the node's"),
         )
         workflow.set_current_details(f"**ALIVE**: {info.hostname}, {info.runtime}, {info.address}")
         workflow.upsert_search_attributes(
@@ -104,7 +105,7 @@ class AgentWorkflow:
             agent_id,
             start_to_close_timeout=options.MESSAGES_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
-            summary=f"{agent_id} is lost: tell its sessions",
+            summary=Shown(f"{agent_id} is lost: tell its sessions"),
         )
         workflow.set_current_details("**LOST**: no heartbeat for 15 s")
         workflow.upsert_search_attributes([names.STATUS.value_set("LOST")])
@@ -117,7 +118,7 @@ class AgentWorkflow:
             agent_id,
             start_to_close_timeout=options.MESSAGES_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
-            summary=f"drain {agent_id}: move what may go on elsewhere",
+            summary=Shown(f"drain {agent_id}: move what may go on elsewhere"),
         )
         workflow.set_current_details(f"**DRAINED**: takes nothing new; {holding} sessions held room when it began")
 
@@ -131,7 +132,7 @@ class AgentWorkflow:
             report,
             start_to_close_timeout=options.MESSAGES_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
-            summary="compare what runs with what should",
+            summary=Shown("compare what runs with what should"),
         )
         await asyncio.gather(
             *(
@@ -142,7 +143,7 @@ class AgentWorkflow:
                     schedule_to_start_timeout=options.NODE_PICKUP,
                     start_to_close_timeout=options.DESTROY_MARGIN,
                     retry_policy=options.PULL_RETRY,
-                    summary=f"remove unexpected container of session {order.session_id}",
+                    summary=Shown(f"remove unexpected container of session {order.session_id}"),
                 )
                 for order in verdict.destroy
             ),

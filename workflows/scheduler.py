@@ -6,6 +6,7 @@ from temporalio import workflow
 
 from moorage.contracts import names
 from moorage.contracts.activities import MaintenanceActivities, SchedulerInput
+from moorage.contracts.shown import Shown
 from workflows import options
 
 
@@ -22,7 +23,7 @@ class SchedulerWorkflow:
             start_to_close_timeout=options.SCHEDULER_TIMEOUT,
             heartbeat_timeout=options.SCHEDULER_HEARTBEAT,
             retry_policy=options.SCHEDULER_RETRY,
-            summary=f"passes of {scheduler.resource_group} by {scheduler.policy}",
+            summary=Shown(f"passes of {scheduler.resource_group} by {scheduler.policy}"),
         )
         if policy:
             workflow.continue_as_new(SchedulerInput(scheduler.resource_group, policy))
@@ -38,5 +39,5 @@ class ReaperWorkflow:
             task_queue=names.CONTROL_QUEUE,
             start_to_close_timeout=options.MESSAGES_TIMEOUT,
             retry_policy=options.PULL_RETRY,
-            summary="start the workflows that are missing",
+            summary=Shown("start the workflows that are missing"),
         )

@@ -30,6 +30,7 @@ from moorage.contracts.activities import (
     SessionInput,
     Started,
 )
+from moorage.contracts.shown import Shown
 from moorage.domain.session import (
     Ending,
     KernelExit,
@@ -231,7 +232,7 @@ class SessionWorkflow:
             heartbeat_timeout=options.NODE_HEARTBEAT,
             retry_policy=options.PULL_RETRY,
             cancellation_type=workflow.ActivityCancellationType.ABANDON,
-            summary=f"pull {kernel.image} on {kernel.agent_id}",
+            summary=Shown(f"pull {kernel.image} on {kernel.agent_id}"),
         )
         await self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
 
@@ -245,7 +246,7 @@ class SessionWorkflow:
             heartbeat_timeout=options.NODE_HEARTBEAT,
             retry_policy=options.CREATE_RETRY,
             cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
-            summary=f"create the container on {kernel.agent_id}",
+            summary=Shown(f"create the container on {kernel.agent_id}"),
         )
 
     async def _wait_for_the_end(self) -> Ending:
@@ -306,7 +307,7 @@ class SessionWorkflow:
                 heartbeat_timeout=options.NODE_HEARTBEAT,
                 retry_policy=options.DESTROY_RETRY,
                 cancellation_type=workflow.ActivityCancellationType.ABANDON,
-                summary=f"remove the container on {kernel.agent_id}",
+                summary=Shown(f"remove the container on {kernel.agent_id}"),
             )
             await workflow.wait_condition(
                 lambda task=task, forced=forced: (  # type: ignore[misc]
@@ -340,7 +341,7 @@ class SessionWorkflow:
             Requeue(self._session.session_id, self._attempt, failure.reason, failure.message, failure.avoid, fenced),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
-            summary=f"requeue: {failure.reason}",
+            summary=Shown(f"requeue: {failure.reason}"),
         )
         # The scheduler can't have assigned the new attempt before the row was PENDING; what arrived since then is kept.
         if self._assignment is not None and self._assignment.attempt < self._attempt:
@@ -366,10 +367,11 @@ class SessionWorkflow:
             Finish(self._session.session_id, ending, actor, list(fenced)),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
-            summary=f"record {ending.status}: {ending.reason}",
+            summary=Shown(f"record {ending.status}: {ending.reason}"),
         )
         workflow.upsert_search_attributes([names.STATUS.value_set(status)])
-        self._show(_S(status), f"{ending.reason}: {ending.message}")
+        # The reason alone: a runtime's words may quote the command.
+        self._show(_S(status), ending.reason)
         return status
 
     async def _end_what_is_left(self) -> str:
@@ -434,7 +436,7 @@ class SessionWorkflow:
             order,
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
-            summary=summary,
+            summary=Shown(summary),
         )
 
     def _show(self, status: SessionStatus, words: str) -> None:

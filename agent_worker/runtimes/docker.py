@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import CancellableStream
+from docker.types import CancellableStream, Mount
 
 from agent_worker.runtimes.contract import (
     OUTPUT_CAP,
@@ -29,6 +29,7 @@ from agent_worker.runtimes.contract import (
 )
 from agent_worker.runtimes.devices import devices
 from agent_worker.runtimes.namespaces import Namespaces
+from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
@@ -40,6 +41,7 @@ _THREADS = 16
 _PERIOD_US = 100_000
 # Grace periods are waited for in threads of their own: a hundred of them must not hold up a kill or a create.
 _STOP_THREADS = 64
+_SWEEP_S = 30.0
 
 
 def limits(spec: KernelSpec) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class DockerRuntime(Runtime):
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
+        self.secret_files = SecretFiles(self._node)
         self.namespaces = Namespaces(self._client, self._node, size=namespaces, call=self._call)
 
     async def capacity(self) -> dict[str, int]:
@@ -128,6 +131,12 @@ class DockerRuntime(Runtime):
             return await self._call(lambda: self._create(spec, held, None))
 
     def _create(self, spec: KernelSpec, reserved: Reservation, namespace: str | None) -> Started:
+        with self.secret_files.written(spec) as mounts:
+            return self._create_with(spec, reserved, namespace, mounts)
+
+    def _create_with(
+        self, spec: KernelSpec, reserved: Reservation, namespace: str | None, mounts: list[Mount]
+    ) -> Started:
         name = container_name(spec.kernel_id, spec.attempt)
         for_container, for_host = network(spec, namespace)
         try:
@@ -143,6 +152,7 @@ class DockerRuntime(Runtime):
                         **hardening(),
                         **devices(reserved),
                         **for_host,
+                        mounts=mounts,
                         log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
                     ),
                     **for_container,
@@ -154,7 +164,18 @@ class DockerRuntime(Runtime):
             if error.status_code != 409:
                 raise CreateRefused(_words(error)) from None
             container_id = str(self._client.inspect_container(name)["Id"])
+        self.secret_files.hand_over(spec, lambda: self._user_of(container_id))
         return self._start(container_id, spec)
+
+    def _user_of(self, container_id: str) -> tuple[int, int]:
+        """The numbers of the user that its command runs as."""
+        user = str(self._client.inspect_container(container_id)["Config"].get("User") or "0")
+        try:
+            chunks, _ = self._client.get_archive(container_id, "/etc/passwd")
+            passwd = first_file(b"".join(chunks))
+        except APIError:  # an image without names
+            passwd = b""
+        return user_of(user, passwd)
 
     def _start(self, container_id: str, spec: KernelSpec) -> Started:
         """Starts it, unless it ran already in an earlier try of this step."""
@@ -215,7 +236,7 @@ class DockerRuntime(Runtime):
                 try:
                     self._client.inspect_container(container.container_id)
                 except NotFound:
-                    return
+                    return self.secret_files.remove(container.kernel_id, container.attempt)
                 self._closing.wait(0.05)
             raise TimeoutError(f"container {container.container_id[:12]} is still there after 20 s")
 
@@ -312,7 +333,17 @@ class DockerRuntime(Runtime):
             return {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0)), "OOMKilled": False}
 
     async def tend(self) -> None:
-        await self.namespaces.tend()
+        await asyncio.gather(self.namespaces.tend(), self._sweep_files())
+
+    async def _sweep_files(self) -> None:
+        """Files of containers that somebody else removed, or that went while the agent was away."""
+        while True:
+            with suppress(DockerException, requests.RequestException, OSError):
+                await self._call(lambda: self.secret_files.sweep(self._attempts))
+            await asyncio.sleep(_SWEEP_S)
+
+    def _attempts(self) -> set[tuple[str, int]]:
+        return {(one.kernel_id, one.attempt) for one in self._list({})}
 
     async def close(self) -> None:
         with suppress(DockerException, requests.RequestException, OSError):

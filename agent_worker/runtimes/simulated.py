@@ -8,6 +8,7 @@ MOORAGE_SIM_IGNORE_STOP=1. The commands `exit N` and `sleep N` do what they say.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -68,6 +69,7 @@ class SimulatedRuntime(Runtime):
         self._containers = {container.container_id: container for container in _load(file)}
         self._clocks: dict[str, asyncio.TimerHandle] = {}
         self._wound = False
+        self._files: dict[str, dict[str, str]] = {}  # container → path → base64; never saved
 
     async def capacity(self) -> dict[str, int]:
         return {CPU: 16_000, MEM: 64 * 1024**3}
@@ -86,6 +88,7 @@ class SimulatedRuntime(Runtime):
         if container is None:
             container = _new(container_id, spec)
             self._containers[container_id] = container
+            self._files[container_id] = spec.files
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
@@ -120,6 +123,7 @@ class SimulatedRuntime(Runtime):
     async def remove(self, container: ContainerSeen) -> None:
         if clock := self._clocks.pop(container.container_id, None):
             clock.cancel()
+        self._files.pop(container.container_id, None)
         if self._containers.pop(container.container_id, None) is not None:
             self._save()
 
@@ -137,6 +141,9 @@ class SimulatedRuntime(Runtime):
             await asyncio.sleep(0.1)
 
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
+        content = self._files.get(container.container_id, {}).get(command[-1]) if command[0] == "cat" else None
+        if content is not None:
+            return ExecResult(0, base64.b64decode(content).decode(errors="replace"), "")
         return ExecResult(0, f"simulated: {' '.join(command)}\n", "")
 
     async def exits(self) -> AsyncIterator[Exited]:

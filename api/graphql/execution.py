@@ -17,6 +17,7 @@ from api.graphql.asked import Asked, Info
 from api.graphql.limits import cost_rule, parsed
 from api.graphql.resolvers import BINDABLES
 from moorage import log
+from moorage.db import audit
 from moorage.domain.errors import MoorageError
 
 _log = log.get("api")
@@ -53,14 +54,26 @@ async def execute(schema: GraphQLSchema, asked: Asked, data: Mapping[str, Any]) 
 
 
 def _guarded(name: str, resolve: Callable[..., Any]) -> Callable[..., Any]:
-    needed = permissions.FIELDS[name]
+    needed, changes = permissions.FIELDS[name], name.startswith("Mutation.")
 
     @functools.wraps(resolve)
     async def guarded(source: Any, info: Info, **arguments: Any) -> Any:
-        permissions.check(info.context.who, needed)
-        return await resolve(source, info, **arguments)
+        try:
+            permissions.check(info.context.who, needed)
+            return await resolve(source, info, **arguments)
+        except MoorageError as error:
+            if changes or error.status == 403:
+                await _record(info.context, needed, arguments, error)
+            raise
 
     return guarded
+
+
+async def _record(asked: Asked, operation: str, arguments: Mapping[str, Any], error: MoorageError) -> None:
+    """What was refused stands in the audit, as over REST. A change writes itself, in its transaction."""
+    entity_id = next((value for value in arguments.values() if isinstance(value, str)), "")
+    outcome = "denied" if error.status == 403 else "refused"
+    await audit.write_alone(asked.parts.engine, asked.who, operation, entity_id[:256], outcome=outcome, code=error.code)
 
 
 def _problem(error: GraphQLError, debug: bool) -> dict[str, Any]:

@@ -26,14 +26,14 @@ async def index(who: Who, parts: With) -> Response:
 @router.patch("/{agent_id}", summary="Cordon or uncordon a node")
 async def change(agent_id: str, wish: ChangeAgent, who: Who, parts: With) -> Response:
     """Superadmins. A node that isn't schedulable takes no new sessions; those on it go on."""
-    await agents.set_schedulable(parts.engine, agent_id, wish.schedulable)
+    await agents.set_schedulable(parts.engine, who, agent_id, schedulable=wish.schedulable)
     return JSONResponse(_shown(await agents.get(parts.engine, agent_id), who))
 
 
 @router.post("/{agent_id}/drain", status_code=202, summary="Empty a node")
 async def drain(agent_id: str, who: Who, parts: With) -> Response:
     """Superadmins. Cordons the node, then asks its sessions that may move to move."""
-    await agents.set_schedulable(parts.engine, agent_id, False)
+    await agents.set_schedulable(parts.engine, who, agent_id, schedulable=False, drained=True)
     if not await parts.lives.drain(agent_id):
         raise Conflict(
             f"agent {agent_id} has no workflow that could empty it; it is cordoned",

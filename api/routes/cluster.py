@@ -1,16 +1,13 @@
-"""The cluster, log-in and health over REST."""
+"""The cluster and health over REST."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import text
 
 from api.deps import Who, With
-from api.schemas import Login
-from moorage.db import sessions
+from moorage.db import quotas, sessions
 
 router = APIRouter()
 
@@ -21,17 +18,13 @@ async def version() -> dict[str, str]:
     return {"version": "v9.20250722", "manager": "moorage 0.1.0"}
 
 
-@router.post("/auth/login", summary="A token for e-mail and password", tags=["auth"])
-async def login(login: Login, parts: With) -> dict[str, Any]:
-    """`token` is for `Authorization: Bearer`, valid for `expires_in` seconds."""
-    token, lifetime_s = await parts.authentication.login(login.email, login.password)
-    return {"token": token, "token_type": "Bearer", "expires_in": lifetime_s}
-
-
 @router.get("/resource", summary="What the cluster has and holds", tags=["cluster"])
 async def resource(who: Who, parts: With) -> Response:
-    """Base units: cpu in millicores, mem in bytes."""
-    return JSONResponse(await sessions.cluster(parts.engine))
+    """Base units: cpu in millicores, mem in bytes. `quotas`: what one's key, oneself, one's projects and the domain
+    use, and may.
+    """
+    cluster = await sessions.cluster(parts.engine)
+    return JSONResponse({**cluster, "quotas": await quotas.own(parts.engine, who)})
 
 
 @router.get("/health/live", summary="This process works", tags=["system"])

@@ -14,7 +14,7 @@ from api import what_if
 from api.deps import Parts, Who, With
 from api.schemas import CreateSession
 from api.what_if import WhatIf
-from moorage.db import groups, passes, sessions
+from moorage.db import groups, passes, project_reference, sessions, submit
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import SessionStatus
@@ -62,9 +62,14 @@ async def queue(name: str, who: Who, parts: With, limit: Annotated[int, Query(ge
 
 @router.post("/plan", summary="Would it start, where and when? Nothing is submitted")
 async def plan(wish: CreateSession, who: Who, parts: With) -> Response:
-    """Takes what `POST /session` takes. `starts` now on `kernels`, or the obstacles and the expected start."""
+    """Takes what `POST /session` takes, refuses by the same ceilings, and says whether it `starts` now on `kernels`,
+    or the obstacles and the expected start.
+    """
     new = wish.checked(idempotency_key=None, idempotency_hash=None)
+    who = project_reference.chosen(who, wish.project)
     group = await _usable(parts, new.resource_group, who)
+    async with parts.engine.connect() as connection:
+        new = await submit.held_to_ceilings(connection, who, new)
     snapshot = await _seen(parts, group)
     session = what_if.waiting(new, who, snapshot.now)
     history = await passes.past_run_times(parts.engine, group["name"])

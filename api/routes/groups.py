@@ -40,7 +40,7 @@ async def create(wish: CreateGroup, who: Who, parts: With) -> Response:
     name = checked_group_name(wish.name)
     columns = wish.revised(NEW_GROUP)
     columns.pop("name")
-    await groups.create(parts.engine, name, columns)
+    await groups.create(parts.engine, who, name, columns)
     await _schedule(parts, name, columns["policy"])
     return JSONResponse(_shown(await groups.get(parts.engine, name), who), 201)
 
@@ -48,14 +48,14 @@ async def create(wish: CreateGroup, who: Who, parts: With) -> Response:
 @router.patch("/{name}", summary="Change a resource group")
 async def change(name: str, wish: ChangeGroup, who: Who, parts: With) -> Response:
     """Superadmins. What is left out stays; an option that is null goes back to its default. Live at once."""
-    await groups.change(parts.engine, name, wish.revised)
+    await groups.change(parts.engine, who, name, wish.revised)
     return JSONResponse(_shown(await groups.get(parts.engine, name), who))
 
 
 @router.delete("/{name}", status_code=204, summary="Remove a resource group")
 async def remove(name: str, who: Who, parts: With) -> Response:
     """Superadmins. Refused while agents or live sessions belong to it."""
-    await groups.remove(parts.engine, name)
+    await groups.remove(parts.engine, who, name)
     return Response(status_code=204)
 
 

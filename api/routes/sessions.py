@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -21,7 +21,7 @@ from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import Cancel
 from moorage.contracts.dataplane import issue_token
-from moorage.db import sessions, submit
+from moorage.db import project_reference, sessions, submit
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from moorage.domain.session import TERMINAL, Reason, SessionStatus
 from moorage.domain.tenancy import Principal
@@ -41,8 +41,11 @@ async def create(
     """Answers at once with the PENDING session. With an Idempotency-Key, the same request makes one session only."""
     if idempotency_key is not None and not 0 < len(idempotency_key) <= _KEY_LENGTH:
         raise InvalidRequest(f"Idempotency-Key has {len(idempotency_key)} characters; 1 to {_KEY_LENGTH} are allowed")
-    digest = hashlib.sha256(wish.model_dump_json().encode()).hexdigest() if idempotency_key else None
+    # Keyed: who has the database alone can't try out what a weak value in `env` may have been.
+    key = parts.settings.dataplane_key.encode()
+    digest = hmac.new(key, wish.model_dump_json().encode(), "sha256").hexdigest() if idempotency_key else None
     new = wish.checked(idempotency_key=idempotency_key, idempotency_hash=digest)
+    who = project_reference.chosen(who, wish.project)
     row, made = await submit.insert(parts.engine, parts.seal, who, new)
     if made:
         _begin(parts, row)
@@ -92,6 +95,7 @@ async def stop(ref: str, who: Who, parts: With, forced: bool = False) -> Respons
             code="session-ended",
         )
     reason = Reason.FORCE_TERMINATED if forced else Reason.USER_REQUESTED
+    await sessions.record_asked(parts.engine, who, "session:delete", str(row["id"]), after={"forced": forced})
     await parts.lives.cancel(row, Cancel(reason, who.named, forced))
     return JSONResponse(shown(row, parts), 202)
 
@@ -132,6 +136,8 @@ async def execute(ref: str, order: Exec, who: Who, parts: With) -> Response:
     place = await sessions.main_kernel(parts.engine, str(row["id"]))
     if row["status"] != SessionStatus.RUNNING or place is None:
         raise Conflict(f"session {row['name']} is {row['status']}; exec needs RUNNING", code="session-not-running")
+    told = {"program": order.command[0][:80]}  # its arguments may hold secrets
+    await sessions.record_asked(parts.engine, who, "session:execute", str(row["id"]), after=told)
     body = {"command": order.command, "timeout_s": order.timeout_s}
     answer = await _from_node(parts, "POST", "exec", row, place, body=body, timeout_s=order.timeout_s + 10)
     return JSONResponse(answer.json())

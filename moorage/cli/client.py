@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
 
 from moorage.cli.profile import Profile, load_profile
+from moorage.cli.signed_in import SignedIn
 from moorage.domain.errors import MoorageError, Unavailable
 
 Json = dict[str, Any]
@@ -30,7 +31,8 @@ class Client:
         self._endpoint = profile.endpoint
         self._http = httpx.Client(
             base_url=profile.endpoint,
-            auth=httpx.BasicAuth(profile.access_key, profile.secret_key),
+            auth=_auth(profile),
+            headers=_who(profile),
             timeout=_TIMEOUT,
             trust_env=False,
         )
@@ -132,6 +134,100 @@ class Client:
     def remove_limit(self, scope: str, name: str) -> None:
         self._request("DELETE", f"/limit/{scope}/{_quoted(name)}")
 
+    def policies(self, kind: str | None = None) -> list[Json]:
+        items: list[Json] = self._json("GET", "/policy", params={"kind": kind} if kind else {})["items"]
+        return items
+
+    def policy(self, kind: str, name: str) -> Json:
+        return self._json("GET", f"/policy/{kind}/{_quoted(name)}")
+
+    def create_policy(self, body: Json) -> Json:
+        return self._json("POST", "/policy", json=body)
+
+    def change_policy(self, kind: str, name: str, body: Json) -> Json:
+        return self._json("PATCH", f"/policy/{kind}/{_quoted(name)}", json=body)
+
+    def remove_policy(self, kind: str, name: str) -> None:
+        self._request("DELETE", f"/policy/{kind}/{_quoted(name)}")
+
+    def quotas(self, scope: str | None = None, name: str | None = None) -> list[Json]:
+        """Of oneself, or of one owner."""
+        params = {"scope": scope, "name": name} if scope and name else {}
+        items: list[Json] = self._json("GET", "/quota", params=params)["items"]
+        return items
+
+    def grants(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/grant")["items"]
+        return items
+
+    def grant(self, body: Json) -> Json:
+        return self._json("POST", "/grant", json=body)
+
+    def revoke_grant(self, grant_id: str) -> None:
+        self._request("DELETE", f"/grant/{_quoted(grant_id)}")
+
+    def secrets(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/secret")["items"]
+        return items
+
+    def put_secret(self, name: str, body: Json) -> Json:
+        return self._json("PUT", f"/secret/{_quoted(name)}", json=body)
+
+    def remove_secret(self, name: str, *, project: str | None, force: bool) -> None:
+        params = {"force": str(force).lower()} | ({"project": project} if project else {})
+        self._request("DELETE", f"/secret/{_quoted(name)}", params=params)
+
+    def tokens(self) -> Json:
+        return self._json("GET", "/token")
+
+    def create_token(self, body: Json) -> Json:
+        return self._json("POST", "/token", json=body)
+
+    def revoke_token(self, token_id: str) -> None:
+        self._request("DELETE", f"/token/{_quoted(token_id)}")
+
+    def audit(self, *, limit: int, **which: str | None) -> Json:
+        return self._json("GET", "/audit", params={"limit": limit, **_given(which)})
+
+    def export_audit(self, **which: str | None) -> Iterator[str]:
+        """JSON lines, as they come."""
+        timeout = httpx.Timeout(60.0, connect=5.0)
+        try:
+            with self._http.stream("GET", "/audit/export", params=_given(which), timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                    raise _problem(response)
+                yield from response.iter_lines()
+        except httpx.TransportError as error:
+            raise self._no_answer(error) from None
+
+    def verify_audit(self, expect: str | None) -> Json:
+        return self._json("GET", "/audit/verify", params=_given({"expect": expect}), timeout=_LONG)
+
+    def log_in(self, email: str, password: str, otp: str = "") -> Json:
+        return self._json("POST", "/auth/login", json={"email": email, "password": password, "otp": otp})
+
+    def exchange(self, code: str) -> Json:
+        return self._json("POST", "/auth/oidc/exchange", json={"code": code})
+
+    def log_out(self, *, everywhere: bool) -> Json:
+        return self._json("POST", "/auth/logout", json={"all": everywhere})
+
+    def change_password(self, old: str, new: str) -> None:
+        self._request("POST", "/auth/password", json={"old": old, "new": new})
+
+    def change_expired(self, email: str, old: str, new: str, otp: str) -> None:
+        self._request("POST", "/auth/password-expired", json={"email": email, "old": old, "new": new, "otp": otp})
+
+    def start_codes(self) -> Json:
+        return self._json("POST", "/auth/totp")
+
+    def confirm_codes(self, otp: str) -> None:
+        self._request("POST", "/auth/totp/confirm", json={"otp": otp})
+
+    def end_codes(self, otp: str) -> None:
+        self._request("DELETE", "/auth/totp", json={"otp": otp})
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/health/ready", timeout=3.0).status_code == 200
@@ -160,6 +256,22 @@ class Client:
             f"no answer from {self._endpoint} ({error or type(error).__name__})",
             hint="is it running? `moor status` tells, `moor up` starts it",
         )
+
+
+def _auth(profile: Profile) -> httpx.Auth | None:
+    if profile.signed_in:
+        return SignedIn(profile.endpoint)
+    return httpx.BasicAuth(profile.access_key, profile.secret_key) if profile.access_key and not profile.token else None
+
+
+def _who(profile: Profile) -> dict[str, str]:
+    """The headers that say who asks and for whom, beside a key pair."""
+    said = {"Authorization": f"Bearer {profile.token}"} if profile.token else {}
+    return said | ({"X-Moorage-Act-As": profile.act_as} if profile.act_as else {})
+
+
+def _given(params: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _problem(response: httpx.Response) -> MoorageError:

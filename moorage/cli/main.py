@@ -7,7 +7,26 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
+from moorage.cli import (
+    admin,
+    agents,
+    audit,
+    bench,
+    check,
+    cluster,
+    decisions,
+    groups,
+    limits,
+    login,
+    quotas,
+    rekey,
+    roles,
+    secrets,
+    sessions,
+    show,
+    system,
+    tokens,
+)
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -32,17 +51,33 @@ _VERBS: dict[str, Callable[..., None]] = {
     "simulate": decisions.simulate,
     "replay": decisions.replay,
     "resources": cluster.resources,
+    "audit": audit.audit,
     "up": system.up,
     "down": system.down,
     "status": system.status,
     "check": check.check,
+    "rekey": rekey.rekey,
+    "login": login.login,
+    "logout": login.logout,
+    "password": login.password,
     "api": roles.api,
     "worker": roles.worker,
     "agent": roles.agent,
 }
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)
-for _noun, _sub in {"agents": agents.app, "groups": groups.app, "limits": limits.app, "bench": bench.app}.items():
+_NOUNS = {
+    "agents": agents.app,
+    "groups": groups.app,
+    "limits": limits.app,
+    "quota": quotas.app,
+    "admin": admin.app,
+    "secret": secrets.app,
+    "token": tokens.app,
+    "totp": login.totp,
+    "bench": bench.app,
+}
+for _noun, _sub in _NOUNS.items():
     app.add_typer(_sub, name=_noun)
 
 

@@ -40,9 +40,11 @@ def run(
     mem: Annotated[str, typer.Option(help="Memory, for example 256m or 2g.")] = "256m",
     name: Annotated[str | None, typer.Option(help="Name; one is made up by default.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated.")] = None,
+    secret: Annotated[list[str] | None, typer.Option(help="NAME, NAME=VARIABLE or NAME=/PATH; repeatable.")] = None,
     type: Annotated[SessionType | None, typer.Option(help="Batch with a command, else interactive.")] = None,
     priority: Annotated[int | None, typer.Option(help="0 to 100, 10 by default; higher goes first.")] = None,
     group: Annotated[str | None, typer.Option(help="Resource group.")] = None,
+    project: Annotated[str | None, typer.Option(help="One of your projects; the main one by default.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Whole GPUs, for example 2, or a part of one, 0.5.")] = None,
     slot: Annotated[list[str] | None, typer.Option(help="NAME=AMOUNT of another resource, may be repeated.")] = None,
     cluster_size: Annotated[int | None, typer.Option(help="Kernels of a gang, each with these resources.")] = None,
@@ -72,8 +74,10 @@ def run(
     }
     wishes: Json = {
         "name": name,
+        "secrets": [secret_use(one) for one in secret or []] or None,
         "priority": priority,
         "resource_group": group,
+        "project": project,
         "cluster_size": cluster_size,
         "cluster_mode": cluster_mode,
         "dependencies": after or None,
@@ -250,6 +254,14 @@ def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
             (event["seq"], clock, event["to_status"], stayed, event["actor"], event["reason"], event["message"])
         )
     return rows
+
+
+def secret_use(text: str) -> str | Json:
+    """NAME, NAME=VARIABLE or NAME=/a/path, as the API takes it."""
+    name, equals, target = text.partition("=")
+    if not equals:
+        return name
+    return {"name": name, "file" if target.startswith("/") else "env": target}
 
 
 def gpus(words: str | None) -> dict[str, str]:

@@ -7,8 +7,10 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage.db import audit
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.domain.errors import NotFound
+from moorage.domain.tenancy import Principal
 
 _AGENT = (
     "SELECT a.id, a.status, a.schedulable, a.resource_group, a.address, a.architecture, a.runtime, a.status_changed,"
@@ -38,19 +40,30 @@ async def get(engine: AsyncEngine, agent_id: str) -> dict[str, Any]:
     return dict(row)
 
 
-async def set_schedulable(engine: AsyncEngine, agent_id: str, schedulable: bool) -> None:
-    """Whether new work is placed on the node; what runs there goes on. The scheduler knows at once."""
+async def set_schedulable(
+    engine: AsyncEngine, who: Principal, agent_id: str, *, schedulable: bool, drained: bool = False
+) -> None:
+    """Whether new work is placed on the node; what runs there goes on. The scheduler knows at once.
+
+    `drained`: it is told to empty itself next; the audit says so before it is.
+    """
     async with engine.begin() as connection:
-        changed = await connection.execute(
-            text("UPDATE agents SET schedulable = :schedulable WHERE id = :id RETURNING resource_group"),
-            {"id": agent_id, "schedulable": schedulable},
+        rows = await connection.execute(
+            text("SELECT resource_group, schedulable FROM agents WHERE id = :id FOR UPDATE"), {"id": agent_id}
         )
-        group = changed.scalar_one_or_none()
-        if group is None:
+        agent = rows.first()
+        if agent is None:
             raise _unknown(agent_id)
         await connection.execute(
-            text("SELECT pg_notify(:channel, :group)"), {"channel": SCHEDULER_CHANNEL, "group": group}
+            text("UPDATE agents SET schedulable = :schedulable WHERE id = :id"),
+            {"id": agent_id, "schedulable": schedulable},
         )
+        await connection.execute(
+            text("SELECT pg_notify(:channel, :group)"), {"channel": SCHEDULER_CHANNEL, "group": agent.resource_group}
+        )
+        after = {"schedulable": schedulable} | ({"drained": True} if drained else {})
+        before = {"schedulable": agent.schedulable}
+        await audit.write(connection, who, "agent:update", agent_id, before=before, after=after)
 
 
 def _unknown(agent_id: str) -> NotFound:

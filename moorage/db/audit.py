@@ -1,6 +1,7 @@
 """What was asked, by whom, on what, with what outcome: a chain of rows that nobody rewrites.
 
-A change is written in the transaction that makes it, as the last thing before the commit: writers take turns there.
+A change is written in the transaction that makes it. The row gets its place in the chain during the commit, where
+writers take turns; so whoever goes on in his transaction keeps nobody waiting, and can't wait in a circle.
 What changed nothing (a denial, a failure, a signal) the gateway writes when it answers.
 """
 
@@ -14,18 +15,27 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage.domain.lines import one_line
 from moorage.domain.tenancy import Principal
 
 
 @dataclass(slots=True)
 class Asking:
-    """The request that this task answers. `written` once it stands in the audit."""
+    """The request that this task answers: from where, who and what, as far as that is known by now.
+
+    `written` once it stands in the audit, with that `outcome`; `code` of the problem it is answered with.
+    """
 
     address: str = ""
     request_id: str = ""
     written: bool = False
+    outcome: str = ""
+    code: str = ""
+    who: Principal | None = None
+    operation: str = ""
+    entity_id: str = ""
 
 
 asking: ContextVar[Asking | None] = ContextVar("asking", default=None)
@@ -40,6 +50,8 @@ async def write(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
     outcome: str = "success",
+    code: str = "",
+    count: int = 1,
     domain: str = "",
     project_id: str = "",
     user_id: str = "",
@@ -47,7 +59,7 @@ async def write(
     """Appends a row. `operation` is a permission (`domain:create`) or `auth:login` and the like.
 
     `before` and `after` hold what a client may see of the entity, never a secret. Whose it is (domain, project, user)
-    decides who may read the row; the asker's own where nothing is given.
+    decides who may read the row; the asker's own where nothing is given. `count`: how many requests it stands for.
     """
     request = asking.get() or Asking()
     entity = operation.partition(":")[0]
@@ -59,13 +71,15 @@ async def write(
         "address": request.address,
         "operation": operation,
         "entity": entity,
-        "entity_id": entity_id,
+        "entity_id": one_line(entity_id),
         "domain": domain or (who.domain if who else ""),
         "project_id": project_id,
         "user_id": user_id or (who.user_id if who else ""),
         "before": before,
         "after": after,
         "outcome": outcome,
+        "code": code,
+        "count": count,
         "request_id": request.request_id,
     }
     await connection.execute(
@@ -75,15 +89,21 @@ async def write(
             " :operation, :entity, :entity_id, :domain, :project_id, :user_id, :outcome, :request_id, :record)"
         ),
         {
-            **{name: record[name] for name in _COLUMNS},
+            **{name: record[name] for name in COLUMNS},
             "at": datetime.fromisoformat(str(record["at"])),
             "record": canonical(record),
         },
     )
-    request.written = True
+    request.written, request.outcome = True, outcome
 
 
-_COLUMNS = (
+async def write_alone(engine: AsyncEngine, who: Principal | None, operation: str, entity_id: str, **more: Any) -> None:
+    """A row in a transaction of its own: of what changes no table, before it is done (a signal, a command)."""
+    async with engine.begin() as connection:
+        await write(connection, who, operation, entity_id, **more)
+
+
+COLUMNS = (
     "actor", "acted_as", "address", "operation", "entity", "entity_id", "domain", "project_id", "user_id", "outcome",
     "request_id",
 )  # fmt: skip

@@ -24,7 +24,14 @@ def connect(database_url: str, *, pool_size: int = 20) -> AsyncEngine:
     Whoever finds them all in use waits: a connection made for one use costs more than the wait.
     """
     url = make_url(database_url).set(drivername="postgresql+asyncpg")
-    return create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=False, pool_recycle=1800)
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_pre_ping=False,
+        pool_recycle=1800,
+        hide_parameters=True,  # an error's words are logged; what was written may be secret
+    )
 
 
 @asynccontextmanager

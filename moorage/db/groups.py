@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage.db import audit
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_exist
 from moorage.domain.errors import Conflict, NotFound
@@ -89,7 +90,7 @@ async def get(engine: AsyncEngine, name: str) -> Row:
     return dict(row)
 
 
-async def create(engine: AsyncEngine, name: str, columns: Row) -> None:
+async def create(engine: AsyncEngine, who: Principal, name: str, columns: Row) -> None:
     """A new group, or a removed one again under its old name."""
     async with engine.begin() as connection:
         await _check_tenants(connection, columns)
@@ -109,9 +110,10 @@ async def create(engine: AsyncEngine, name: str, columns: Row) -> None:
         if made.first() is None:
             raise Conflict(f"there is a resource group {name!r} already", code="resource-group-exists")
         await _notify(connection, name)
+        await audit.write(connection, who, "resource-group:create", name, after=columns)
 
 
-async def change(engine: AsyncEngine, name: str, revise: Callable[[Row], Row]) -> None:
+async def change(engine: AsyncEngine, who: Principal, name: str, revise: Callable[[Row], Row]) -> None:
     """Writes what `revise` makes of the group's columns; nobody else changes them meanwhile. Live at once."""
     async with engine.begin() as connection:
         rows = await connection.execute(
@@ -121,6 +123,7 @@ async def change(engine: AsyncEngine, name: str, revise: Callable[[Row], Row]) -
         row = rows.mappings().first()
         if row is None:
             raise unknown(name)
+        before = dict(row)
         columns = revise(dict(row))
         await _check_tenants(connection, columns)
         await connection.execute(
@@ -132,16 +135,19 @@ async def change(engine: AsyncEngine, name: str, revise: Callable[[Row], Row]) -
             {**columns, "name": name, "options": json.dumps(columns["options"])},
         )
         await _notify(connection, name)
+        await audit.write(connection, who, "resource-group:update", name, before=before, after=columns)
 
 
-async def remove(engine: AsyncEngine, name: str) -> None:
+async def remove(engine: AsyncEngine, who: Principal, name: str) -> None:
     """Nobody may use the group any more. Refused while nodes or live sessions belong to it."""
     async with engine.begin() as connection:
         # Submitting locks the row too (FOR KEY SHARE), so no session slips in between the count and the removal.
         found = await connection.execute(
-            text("SELECT 1 FROM resource_groups WHERE name = :name AND removed_at IS NULL FOR UPDATE"), {"name": name}
+            text(f"SELECT {_COLUMNS} FROM resource_groups g WHERE g.name = :name AND g.removed_at IS NULL FOR UPDATE"),
+            {"name": name},
         )
-        if found.first() is None:
+        row = found.mappings().first()
+        if row is None:
             raise unknown(name)
         counted = await connection.execute(
             text(f"SELECT {_COUNTS} FROM resource_groups g WHERE g.name = :name"), {"name": name}
@@ -158,6 +164,7 @@ async def remove(engine: AsyncEngine, name: str) -> None:
             text("UPDATE resource_groups SET removed_at = now() WHERE name = :name"), {"name": name}
         )
         await _notify(connection, name)
+        await audit.write(connection, who, "resource-group:delete", name, before=dict(row))
 
 
 def unknown(name: str) -> NotFound:

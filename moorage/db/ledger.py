@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage.db.secrets import OF_A_SESSION, opened
 from moorage.domain.session import IDLE, MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
 from moorage.seal import Seal
 
@@ -198,6 +199,7 @@ def kernel_specs(
 ) -> list[KernelSpec]:
     """The kernels that have a node, the main one first; a gang's others idle, its command runs in the main one."""
     env: dict[str, str] = json.loads(seal.open(bytes(row["env"]))) if row["env"] else {}
+    secret_env, files = opened(row["secrets"], seal)
     hosts = [f"{kernel['role']}{kernel['idx']}" for kernel in row["kernels"]]
     return [
         KernelSpec(
@@ -207,7 +209,8 @@ def kernel_specs(
             agent_id=placed[kernel["id"]],
             image=row["image"],
             command=list(row["command"]) if kernel["role"] == "main" else list(IDLE),
-            env=env,
+            env=env | secret_env,
+            files=files,
             slots=dict(row["slots"]),
             session_name=row["name"],
             hostname=host,
@@ -226,7 +229,8 @@ SESSION_COLUMNS = (
     "s.id, s.name, s.image, s.command, s.env, s.slots, s.attempt, s.status, s.resource_group, s.on_node_loss,"
     " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, u.email AS user, p.name AS project,"
     " (SELECT jsonb_agg(jsonb_build_object('id', k.id, 'role', k.role, 'idx', k.idx, 'agent', k.agent_id)"
-    "   ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels"
+    "   ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
+    f" {OF_A_SESSION}"
 )
 PLACED = (
     "(SELECT jsonb_object_agg(d.kernel_id, d.held) FROM (SELECT kernel_id, jsonb_object_agg(device_id, amount) AS held"

@@ -1,4 +1,4 @@
-"""What an owner may have at once, and its weight when shares are compared.
+"""Exceptions of one owner: what it may have at once whatever its policy says, and its weight when shares are compared.
 
 A name is an access key, an e-mail address, `domain/project` or a domain. Running sessions are limited by the scheduler;
 waiting ones here, in the transaction that submits them.
@@ -14,7 +14,10 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db.ledger import SCHEDULER_CHANNEL
+from moorage.db import owners, quotas
+from moorage.db.engine import reading
+from moorage.db.quotas import CEILINGS, Quota
+from moorage.db.wake import wake_schedulers
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound
 from moorage.domain.resources import Slots, format_slot
 from moorage.domain.tenancy import Principal
@@ -23,105 +26,106 @@ from moorage.scheduler.snapshot import Scope
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """None and missing slots are no limit. Slots in base units; pending ones count every kernel of a gang."""
+    """None and missing slots are as the policy says. Slots in base units; pending ones count every kernel of a gang."""
 
     max_sessions: int | None = None
     max_slots: Slots = field(default_factory=dict)
     max_pending: int | None = None
     max_pending_slots: Slots = field(default_factory=dict)
     weight: float = 1.0
+    max_containers: int | None = None
+    max_priority: int | None = None
+    max_job_priority: int | None = None
+    max_lifetime_s: float | None = None
+    idle_timeout_s: float | None = None
+    allowed_folder_hosts: list[str] | None = None
 
 
-_COLUMNS = "scope, name, max_sessions, max_slots, max_pending, max_pending_slots, weight"
+_FIELDS = ("max_sessions", "max_slots", "max_pending", "max_pending_slots", "weight", *CEILINGS)
+_COLUMNS = ", ".join(("scope", "name", *_FIELDS))
+_GIVEN = ", ".join(f"CAST(:{one} AS jsonb)" if one.endswith("slots") else f":{one}" for one in _FIELDS)
 _EXISTING = {
     Scope.KEYPAIR: "SELECT access_key FROM keypairs WHERE access_key = ANY(:names)",
     Scope.USER: "SELECT email FROM users WHERE email = ANY(:names)",
     Scope.PROJECT: "SELECT domain || '/' || name FROM projects WHERE domain || '/' || name = ANY(:names)",
     Scope.DOMAIN: "SELECT name FROM domains WHERE name = ANY(:names)",
 }
-_NAMED = {
-    Scope.KEYPAIR: "an access key",
-    Scope.USER: "a user's e-mail address",
-    Scope.PROJECT: "domain/project",
-    Scope.DOMAIN: "a domain",
-}
-# Whose waiting sessions count for a scope, with the values of `owner_of`.
-_PENDING = {
-    Scope.KEYPAIR: "s.access_key = :keypair",
-    Scope.USER: "s.user_id = :user_id",
-    Scope.PROJECT: "s.project_id = :project_id",
-    Scope.DOMAIN: "s.domain = :domain",
-}
 
 
 async def index(engine: AsyncEngine, who: Principal) -> list[dict[str, Any]]:
-    """All limits for superadmins, else those that apply to `who`."""
-    own = "" if who.sees_all else f" WHERE {_APPLIES}"
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text(f"SELECT {_COLUMNS} FROM limits{own} ORDER BY scope, name"), {} if who.sees_all else _owner(who)
-        )
-        return [dict(row) for row in rows.mappings()]
+    """Those of whom `who` may read limits: superadmins of all, others of themselves and of what they administer."""
+    values: list[Any] = []
+    seen = owners.visible(who, "limit:read", values)
+    async with reading(engine) as connection:
+        rows = await connection.fetch(f"SELECT {_COLUMNS} FROM limits WHERE {seen} ORDER BY scope, name", *values)
+    return [dict(row) for row in rows]
 
 
-async def put(engine: AsyncEngine, scope: Scope, name: str, limit: Limit) -> dict[str, Any]:
+async def put(engine: AsyncEngine, who: Principal, scope: Scope, name: str, limit: Limit) -> dict[str, Any]:
     """The owner's limits are these, whatever they were. Live at once; what runs already goes on."""
-    values = asdict(limit)
     async with engine.begin() as connection:
-        await check_exist(connection, scope, [name])
+        owner = await owners.find(connection, who, scope, name)
+        owners.demand(who, "limit:update", owner)
         await check_slots(connection, {**limit.max_slots, **limit.max_pending_slots})
+        before = await _locked(connection, scope, name)
         rows = await connection.execute(
             text(
-                f"INSERT INTO limits ({_COLUMNS}) VALUES (:scope, :name, :max_sessions, CAST(:max_slots AS jsonb),"
-                " :max_pending, CAST(:max_pending_slots AS jsonb), :weight) ON CONFLICT (scope, name) DO UPDATE SET"
-                " max_sessions = excluded.max_sessions, max_slots = excluded.max_slots,"
-                " max_pending = excluded.max_pending, max_pending_slots = excluded.max_pending_slots,"
-                f" weight = excluded.weight RETURNING {_COLUMNS}"
+                f"INSERT INTO limits ({_COLUMNS}) VALUES (:scope, :name, {_GIVEN}) ON CONFLICT (scope, name) DO UPDATE"
+                f" SET {', '.join(f'{one} = excluded.{one}' for one in _FIELDS)} RETURNING {_COLUMNS}"
             ),
             {
-                **values,
+                **asdict(limit),
                 "scope": str(scope),
                 "name": name,
                 "max_slots": json.dumps(limit.max_slots),
                 "max_pending_slots": json.dumps(limit.max_pending_slots),
             },
         )
-        await _notify_all(connection)
-        return dict(rows.mappings().one())
+        after = dict(rows.mappings().one())
+        await wake_schedulers(connection)
+        await owners.write_audit(connection, who, "limit:update", owner, before=before, after=after)
+        return after
 
 
-async def remove(engine: AsyncEngine, scope: Scope, name: str) -> None:
+async def remove(engine: AsyncEngine, who: Principal, scope: Scope, name: str) -> None:
+    """The policy alone holds again, and the weight is 1."""
     async with engine.begin() as connection:
-        gone = await connection.execute(
-            text("DELETE FROM limits WHERE scope = :scope AND name = :name RETURNING 1"),
-            {"scope": str(scope), "name": name},
-        )
-        if gone.first() is None:
+        owner = await owners.find(connection, who, scope, name)
+        owners.demand(who, "limit:delete", owner)
+        before = await _locked(connection, scope, name)
+        if before is None:
             raise NotFound(f"there is no limit for {scope} {name[:254]!r}", code="unknown-limit")
-        await _notify_all(connection)
+        await connection.execute(
+            text("DELETE FROM limits WHERE scope = :scope AND name = :name"), {"scope": str(scope), "name": name}
+        )
+        await wake_schedulers(connection)
+        await owners.write_audit(connection, who, "limit:delete", owner, before=before)
 
 
 async def check_pending(connection: AsyncConnection, who: Principal, slots: Slots, kernels: int) -> None:
     """Refuses what would exceed a limit on waiting sessions. Those who submit for the same owner take turns."""
-    rows = await connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM limits WHERE {_APPLIES} AND (max_pending IS NOT NULL"
-            " OR max_pending_slots <> '{}') ORDER BY scope, name FOR UPDATE"
-        ),
-        _owner(who),
-    )
+    limiting = await _limiting_waiting(connection, who)
+    if not limiting:
+        return
+    await quotas.take_turns_submitting(connection, limiting)
     asked = {name: amount * kernels for name, amount in slots.items()}
-    for row in rows.mappings().all():
-        scope = Scope(row["scope"])
-        now, held = await _pending(connection, scope, who, row["max_pending_slots"])
-        if row["max_pending"] is not None and now + 1 > row["max_pending"]:
-            data = {"limit": row["max_pending"], "now": now, "asked": 1}
-            words = f"{now} sessions wait already; at most {row['max_pending']} are allowed"
-            raise _exceeded(scope, row["name"], words, data)
-        for slot, limit in row["max_pending_slots"].items():
-            if asked.get(slot, 0) and held.get(slot, 0) + asked[slot] > limit:
-                data = {"limit": limit, "now": held.get(slot, 0), "asked": asked[slot], "slot": slot}
-                raise _exceeded(scope, row["name"], _words(slot, data), data)
+    for quota in await _limiting_waiting(connection, who):  # it may have been changed while we waited for our turn
+        await _check_pending(connection, who, quota, asked)
+
+
+async def _limiting_waiting(connection: AsyncConnection, who: Principal) -> list[Quota]:
+    return [quota for quota in await quotas.applying(connection, who) if quota.limits_waiting]
+
+
+async def _check_pending(connection: AsyncConnection, who: Principal, quota: Quota, asked: Slots) -> None:
+    now, held = await _pending(connection, quota.scope, who, quota.max_pending_slots)
+    if quota.max_pending is not None and now + 1 > quota.max_pending:
+        words = f"{now} sessions wait already; at most {quota.max_pending} are allowed"
+        raise _exceeded(quota, words, {"limit": quota.max_pending, "now": now, "asked": 1})
+    for slot, limit in quota.max_pending_slots.items():
+        if asked.get(slot, 0) and held.get(slot, 0) + asked[slot] > limit:
+            data = {"limit": limit, "now": held.get(slot, 0), "asked": asked[slot], "slot": slot}
+            raise _exceeded(quota, _words(slot, data), data)
 
 
 async def check_exist(connection: AsyncConnection, scope: Scope, names: Iterable[str]) -> None:
@@ -133,7 +137,7 @@ async def check_exist(connection: AsyncConnection, scope: Scope, names: Iterable
     missing = sorted(set(wanted) - set(rows.scalars()))
     if missing:
         raise InvalidRequest(
-            f"there is no {scope} {missing[0][:254]!r}; its name is {_NAMED[scope]}",
+            f"there is no {scope} {missing[0][:254]!r}; its name is {owners.NAMED[scope]}",
             code=f"unknown-{scope}",
             data={"unknown": missing},
         )
@@ -155,19 +159,13 @@ async def check_slots(connection: AsyncConnection, slots: Mapping[str, int]) -> 
         )
 
 
-_APPLIES = (
-    "((scope = 'keypair' AND name = :keypair) OR (scope = 'user' AND name = :user)"
-    " OR (scope = 'project' AND name = :project) OR (scope = 'domain' AND name = :domain))"
-)
-
-
-def _owner(who: Principal) -> dict[str, str]:
-    return {
-        "keypair": who.access_key,
-        "user": who.email,
-        "project": f"{who.domain}/{who.project}",
-        "domain": who.domain,
-    }
+async def _locked(connection: AsyncConnection, scope: Scope, name: str) -> dict[str, Any] | None:
+    rows = await connection.execute(
+        text(f"SELECT {_COLUMNS} FROM limits WHERE scope = :scope AND name = :name FOR UPDATE"),
+        {"scope": str(scope), "name": name},
+    )
+    row = rows.mappings().one_or_none()
+    return None if row is None else dict(row)
 
 
 async def _pending(
@@ -176,21 +174,17 @@ async def _pending(
     """(waiting sessions, what they ask of these slots over all kernels)."""
     names = dict(enumerate(slots))
     sums = "".join(
-        f", COALESCE(sum((s.slots ->> :slot{number})::bigint * s.cluster_size), 0)::bigint AS held{number}"
-        for number in names
+        f", COALESCE(sum((s.slots ->> :slot{number})::numeric * s.cluster_size), 0) AS held{number}" for number in names
     )
     rows = await connection.execute(
-        text(f"SELECT count(*) AS n{sums} FROM sessions s WHERE s.status = 'PENDING' AND {_PENDING[scope]}"),
-        {
-            "keypair": who.access_key,
-            "user_id": who.user_id,
-            "project_id": who.project_id,
-            "domain": who.domain,
-            **{f"slot{number}": name for number, name in names.items()},
-        },
+        text(
+            f"SELECT count(*) AS n{sums} FROM sessions s WHERE {quotas.of_owner(scope, ':owner')} AND {quotas.LIVE}"
+            " AND s.status = 'PENDING'"
+        ),
+        {"owner": _held_by(who)[scope], **{f"slot{number}": name for number, name in names.items()}},
     )
     row = rows.mappings().one()
-    return int(row["n"]), {name: row[f"held{number}"] for number, name in names.items()}
+    return int(row["n"]), {name: int(row[f"held{number}"]) for number, name in names.items()}
 
 
 def _words(slot: str, data: Mapping[str, Any]) -> str:
@@ -198,17 +192,19 @@ def _words(slot: str, data: Mapping[str, Any]) -> str:
     return f"sessions with {slot} {now} wait already and this one asks {asked}; at most {limit} are allowed"
 
 
-def _exceeded(scope: Scope, name: str, words: str, data: Mapping[str, object]) -> Conflict:
+def _held_by(who: Principal) -> dict[Scope, str]:
+    return {
+        Scope.KEYPAIR: who.access_key,
+        Scope.USER: who.user_id,
+        Scope.PROJECT: who.project_id,
+        Scope.DOMAIN: who.domain,
+    }
+
+
+def _exceeded(quota: Quota, words: str, data: Mapping[str, object]) -> Conflict:
     return Conflict(
-        f"of {scope} {name}, {words}",
+        f"of {quota.scope} {quota.name}, {words}",
         code="pending-limit",
         hint="wait until some have started, or stop them",
-        data={"scope": str(scope), "name": name, **data},
-    )
-
-
-async def _notify_all(connection: AsyncConnection) -> None:
-    await connection.execute(
-        text("SELECT pg_notify(:channel, name) FROM resource_groups WHERE removed_at IS NULL"),
-        {"channel": SCHEDULER_CHANNEL},
+        data={"scope": str(quota.scope), "name": quota.name, **data},
     )

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage.db import running_limits
 from moorage.db.ledger import PLACED, SESSION_CHANNEL, SESSION_COLUMNS, kernel_specs, lock_slots, notify, placed_by
 from moorage.domain.session import KernelSpec
 from moorage.scheduler.snapshot import Decisions, Placement, Preemption, Refusal
@@ -52,16 +53,20 @@ async def commit_decisions(
     *,
     requeue_victims: bool = False,
 ) -> list[Assigned]:
-    """Gives each session its slots and devices, if the epoch is current. One that no longer fits is left out, alone.
+    """Gives each session its slots and devices, if the epoch is current. One that no longer fits is left out, alone,
+    and so is one whose owner has reached a limit meanwhile, in another group.
 
     Keeps holds, skip counts and the cursor in the same transaction.
     """
     assigned: list[Assigned] = []
     async with engine.begin() as connection:
         await _check_epoch(connection, resource_group, epoch)
+        limits = await running_limits.take(connection, [one.session_id for one in decisions.placements])
         agents = {agent_id for placement in decisions.placements for agent_id in placement.kernels.values()}
         await lock_slots(connection, agents)
         for placement in decisions.placements:
+            if not limits.allow(placement.session_id):
+                continue
             savepoint = await connection.begin_nested()
             try:
                 row = await _allocate(connection, placement)
@@ -72,6 +77,7 @@ async def commit_decisions(
                 raise
             await savepoint.commit()
             if row is not None:
+                limits.placed(placement.session_id)
                 assigned.append(Assigned(row, kernel_specs(row, placement.kernels, placement.devices, seal)))
         for preemption in decisions.preemptions:
             await _keep_hold(connection, resource_group, preemption, requeue_victims)

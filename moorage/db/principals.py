@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import reading
-from moorage.domain.permissions import BUILT_IN, PERMISSIONS, Held, ScopeKind
+from moorage.domain.permissions import BUILT_IN, PERMISSIONS, Held, ScopeKind, exceeds
 from moorage.domain.tenancy import Principal, Rank
 
 # Told whenever what stands here may have changed, so that nobody remembers it longer than that.
 IDENTITY_CHANNEL = "moorage_identity"
 
+_ACTIVE = "u.status = 'active' AND (u.role = 'superadmin' OR d.is_active)"
 _COLUMNS = (
-    "u.id::text AS user_id, u.email, u.role, u.domain, u.project_id::text AS project_id, u.allowed_client_ip,"
+    f"({_ACTIVE}) AS may_enter,"
+    " u.id::text AS user_id, u.email, u.role, u.domain, u.project_id::text AS project_id, u.allowed_client_ip,"
     " u.password_hash, u.need_password_change, u.password_changed_at, u.failed_logins, u.locked_until,"
     " u.totp_secret, u.totp_enabled_at, u.totp_last_step, u.status,"
     " (SELECT p.name FROM projects p WHERE p.id = u.project_id) AS project,"
@@ -30,7 +33,8 @@ _MAIN_KEY = (
     " (SELECT o.access_key FROM keypairs o WHERE o.user_id = u.id AND o.is_active"
     "   ORDER BY o.created_at, o.access_key LIMIT 1))"
 )
-_ACTIVE = "u.status = 'active' AND (u.role = 'superadmin' OR d.is_active)"
+# That a key was used is written once a minute.
+_UNNOTED = "k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute'"
 _FROM = "FROM users u JOIN domains d ON d.name = u.domain"
 
 
@@ -38,10 +42,22 @@ async def by_access_key(engine: AsyncEngine, access_key: str) -> tuple[Principal
     """The active owner of an active key pair, and the row (`secret` is sealed)."""
     return await _one(
         engine,
-        f"SELECT {_COLUMNS}, k.access_key, k.secret, k.rate_limit {_FROM} JOIN keypairs k ON k.user_id = u.id"
-        f" WHERE k.access_key = $1 AND k.is_active AND {_ACTIVE}",
+        f"SELECT {_COLUMNS}, k.access_key, k.secret, k.rate_limit, ({_UNNOTED}) AS unnoted"
+        f" {_FROM} JOIN keypairs k ON k.user_id = u.id WHERE k.access_key = $1 AND k.is_active AND {_ACTIVE}",
         access_key,
     )
+
+
+async def note_use(engine: AsyncEngine, access_key: str) -> None:
+    """The key pair was used just now. Waits for nobody who is changing it."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "UPDATE keypairs SET last_used_at = now() WHERE access_key = (SELECT k.access_key FROM keypairs k"
+                f" WHERE k.access_key = :key AND ({_UNNOTED}) FOR NO KEY UPDATE SKIP LOCKED)"
+            ),
+            {"key": access_key},
+        )
 
 
 async def by_id(engine: AsyncEngine, user_id: str) -> tuple[Principal, Mapping[str, Any]] | None:
@@ -52,6 +68,30 @@ async def by_id(engine: AsyncEngine, user_id: str) -> tuple[Principal, Mapping[s
 async def by_email(engine: AsyncEngine, email: str) -> tuple[Principal, Mapping[str, Any]] | None:
     """The active user of that e-mail address, with its main key."""
     return await _one(engine, f"{_OF_A_USER} WHERE u.email = $1 AND {_ACTIVE}", email)
+
+
+async def named(engine: AsyncEngine, email: str) -> tuple[Principal, bool] | None:
+    """The user of that e-mail address, and whether it is active."""
+    found = await _one(engine, f"{_OF_A_USER} WHERE u.email = $1", email)
+    return (found[0], found[1]["may_enter"]) if found is not None else None
+
+
+async def holds_more(engine: AsyncEngine, theirs: Principal, *, than: Principal) -> bool:
+    """Whether somebody holds anything that the other doesn't: nobody acts on whoever is above him."""
+    ids = [one.scope_id for one in theirs.held if one.scope in (ScopeKind.PROJECT, ScopeKind.USER)]
+    async with reading(engine) as connection:
+        rows = await connection.fetch(
+            "SELECT id::text, domain FROM projects WHERE id = ANY($1::uuid[])"
+            " UNION ALL SELECT id::text, domain FROM users WHERE id = ANY($1::uuid[])",
+            ids,
+        )
+    return exceeds(than.held, theirs.held, them=theirs.user_id, domains={row["id"]: row["domain"] for row in rows})
+
+
+async def by_login(engine: AsyncEngine, login_id: str) -> tuple[Principal, Mapping[str, Any]] | None:
+    """The active user of a log-in that nobody ended, with its main key. When it expires, its tokens say."""
+    query = f"{_OF_A_USER} JOIN logins l ON l.user_id = u.id WHERE l.id = $1 AND l.revoked_at IS NULL"
+    return await _one(engine, f"{query} AND {_ACTIVE}", login_id)
 
 
 _OF_A_USER = (
@@ -80,12 +120,13 @@ def principal_of(row: Mapping[str, Any]) -> Principal:
         project=row["project"],
         access_key=row["access_key"] or "",
         projects=projects,
-        held=tuple(_held(row, projects)),
+        held=tuple(held_of(row, projects)),
         rate_limit=row["rate_limit"],
+        addresses=tuple(row["allowed_client_ip"]),
     )
 
 
-def _held(row: Mapping[str, Any], projects: Mapping[str, str]) -> list[Held]:
+def held_of(row: Mapping[str, Any], projects: Mapping[str, str]) -> list[Held]:
     """Rank and memberships hold built-in roles; assignments any."""
     found = [Held(ScopeKind.USER, row["user_id"], BUILT_IN["user"])]
     found += [Held(ScopeKind.PROJECT, project, BUILT_IN["member"]) for project in projects.values()]

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage.db import audit
 from moorage.db.engine import reading
-from moorage.db.reach import within
+from moorage.db.reach import alternatives, within
 from moorage.domain.errors import Conflict, NotFound
 from moorage.domain.tenancy import Principal
 
@@ -69,6 +70,18 @@ async def find(engine: AsyncEngine, who: Principal, ref: str, permission: str = 
     return row
 
 
+async def record_asked(
+    engine: AsyncEngine, who: Principal, operation: str, session_id: str, *, after: Mapping[str, Any]
+) -> None:
+    """The audit says what is about to be asked of a session; without that, it must not be asked."""
+    async with engine.begin() as connection:
+        rows = await connection.execute(
+            text("SELECT user_id::text, project_id::text, domain FROM sessions WHERE id = :id"), {"id": session_id}
+        )
+        owner = rows.mappings().one()
+        await audit.write(connection, who, operation, session_id, after=after, outcome="asked", **owner)
+
+
 _OWNER = {"user": "s.user_id", "project": "s.project_id", "domain": "s.domain"}
 
 
@@ -97,8 +110,7 @@ async def page(
     """(newest first, how many there are in all)."""
     conditions: list[str] = []
     values: list[Any] = []
-    if not (seen := who.reach("session:read")).everywhere:
-        conditions.append(within(seen, values, **_OWNER))
+    seen = alternatives(who.reach("session:read"), values, **_OWNER)
     if statuses:
         values.append(list(statuses))
         conditions.append(f"s.status = ANY(${len(values)})")
@@ -107,13 +119,13 @@ async def page(
     if name:
         values.append(name)
         conditions.append(f"s.name = ${len(values)}")
-    where = " AND ".join(conditions) or "true"
+    ways = [" AND ".join([way, *conditions]) for way in seen]
     async with reading(engine) as connection:
-        found = await connection.fetch(page_query(where, len(values)), *values, limit, offset)
+        found = await connection.fetch(page_query(ways, len(values)), *values, limit, offset)
         if found or not offset:
             total = found[0]["total"] if found else 0
         else:  # behind the last page
-            total = await connection.fetchval(f"SELECT count(*) FROM sessions s WHERE {where}", *values)
+            total = await connection.fetchval(f"SELECT count(*) FROM sessions s WHERE {_any(ways)}", *values)
     rows: list[Mapping[str, Any]] = []
     for record in found:
         row = dict(record)
@@ -122,12 +134,29 @@ async def page(
     return rows, int(total)
 
 
-def page_query(where: str = _LIVE, values: int = 0) -> str:
-    """Values: those of the condition, limit, offset. Each row has `total`, the number of rows on all pages."""
-    return (
-        f"SELECT {_COLUMNS}, (SELECT count(*) FROM sessions s WHERE {where}) AS total{_FROM} WHERE {where}"
-        f" ORDER BY s.created_at DESC, s.id LIMIT ${values + 1} OFFSET ${values + 2}"
+def page_query(ways: Sequence[str] = (_LIVE,), values: int = 0) -> str:
+    """Values: those of the conditions, limit, offset. A row needs one of them; it has `total`, the rows on all pages.
+
+    Each is looked at by its own index, newest first: over all of them at once PostgreSQL would rather go back through
+    everybody's sessions until it has found enough.
+    """
+    newest = f"ORDER BY s.created_at DESC, s.id LIMIT ${values + 1}::bigint"
+    page = f"{newest} OFFSET ${values + 2}::bigint"
+    total = f"(SELECT count(*) FROM sessions s WHERE {_any(ways)}) AS total"
+    if len(ways) == 1:
+        return f"SELECT {_COLUMNS}, {total}{_FROM} WHERE {ways[0]} {page}"
+    each = " UNION ".join(
+        f"(SELECT s.id, s.created_at FROM sessions s WHERE {way} {newest} + ${values + 2}::bigint)" for way in ways
     )
+    of_page = f"SELECT s.id FROM ({each}) s {page}"
+    return (
+        f"WITH page AS MATERIALIZED ({of_page}) SELECT {_COLUMNS}, {total}{_FROM} JOIN page ON page.id = s.id"
+        " ORDER BY s.created_at DESC, s.id"
+    )
+
+
+def _any(ways: Sequence[str]) -> str:
+    return ways[0] if len(ways) == 1 else f"({' OR '.join(f'({way})' for way in ways)})"
 
 
 async def waiting(engine: AsyncEngine, who: Principal, ids: Sequence[str]) -> dict[str, dict[str, Any]]:

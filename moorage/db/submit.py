@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,12 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import dependencies, groups, sessions
+from moorage.db import audit, ceilings, dependencies, groups, secrets, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
+from moorage.db.members import hold as hold_membership
 from moorage.db.room import check_designated, check_room
 from moorage.domain.errors import Conflict, Forbidden, InvalidRequest
 from moorage.domain.ids import new_id
+from moorage.domain.secrets import SecretUse
 from moorage.domain.session import DependencyPolicy
 from moorage.domain.tenancy import Principal
 from moorage.scheduler.snapshot import ClusterMode
@@ -32,7 +34,7 @@ class NewSession:
     image: str
     type: str
     command: list[str]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     slots: dict[str, int]
     priority: int
     resource_group: str
@@ -50,6 +52,7 @@ class NewSession:
     agents: list[str] = field(default_factory=list)
     preemptible: bool = True
     job_priority: int = 0
+    secrets: list[SecretUse] = field(default_factory=list)
     idempotency_key: str | None = None
     idempotency_hash: str | None = None
 
@@ -62,11 +65,25 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
     session_id = new_id()
     try:
         async with engine.begin() as connection:
+            await hold_membership(connection, who)
             pending_timeout_s = await _admit(connection, who, new)
+            new = await held_to_ceilings(connection, who, new)
             needed = await _needed(connection, who, new)
             await check_pending(connection, who, new.slots, new.cluster_size)
             values = _values(session_id, seal, who, new) | {"pending": pending_timeout_s, "needed": needed}
             await connection.execute(text(_INSERT), values)
+            await secrets.refer(
+                connection,
+                seal,
+                who,
+                new.secrets,
+                session_id=session_id,
+                project_id=who.project_id,
+                kernels=new.cluster_size,
+            )
+            await audit.write(
+                connection, who, "session:create", session_id, after=_told(new), project_id=who.project_id
+            )
     except (IntegrityError, Conflict) as error:
         # The same request may have come twice at once: the second one gets what the first one made.
         again = await _made_before(engine, who, new)
@@ -78,6 +95,21 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
     row = await sessions.by_id(engine, session_id)
     assert row is not None
     return row, True
+
+
+async def held_to_ceilings(connection: AsyncConnection, who: Principal, new: NewSession) -> NewSession:
+    """The wish with the longest lifetime that its owners allow, if it named none; refused if they allow less."""
+    lifetime_s = await ceilings.check(
+        connection,
+        who,
+        slots=new.slots,
+        kernels=new.cluster_size,
+        priority=new.priority,
+        job_priority=new.job_priority,
+        lifetime_s=new.lifetime_s,
+        batch_timeout_s=new.batch_timeout_s,
+    )
+    return replace(new, lifetime_s=lifetime_s)
 
 
 _INSERT = (
@@ -207,6 +239,14 @@ def _values(session_id: str, seal: Seal, who: Principal, new: NewSession) -> dic
         "actor": who.named,
         "channel": SCHEDULER_CHANNEL,
     }
+
+
+def _told(new: NewSession) -> dict[str, Any]:
+    """What the audit says of it: neither its environment nor its command, which may hold secrets."""
+    return {name: getattr(new, name) for name in ("name", "image", "type", "resource_group", "slots", *_MORE_TOLD)}
+
+
+_MORE_TOLD = ("cluster_size", "priority", "job_priority", "lifetime_s", "agents")
 
 
 async def _made_before(engine: AsyncEngine, who: Principal, new: NewSession) -> Mapping[str, Any] | None:

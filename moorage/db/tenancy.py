@@ -1,20 +1,19 @@
-"""Users and their keys."""
+"""The first users: the administrator of a new installation, and whoever a test needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from argon2 import PasswordHasher
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage import passwords
+from moorage.db import keypairs, users
 from moorage.db.engine import connect
-from moorage.domain.ids import new_access_key, new_id, new_secret_key
+from moorage.domain.ids import checked_email
 from moorage.seal import Seal
 
 DEFAULT_PROJECT = "00000000-0000-4000-8000-000000000001"
-DEFAULT_RATE_LIMIT = 10_000
-_hasher = PasswordHasher()
 
 
 async def ensure_admin(database_url: str, payload_keys: str, admin: Mapping[str, str]) -> bool:
@@ -41,39 +40,20 @@ async def create_user(
     *,
     role: str = "user",
     key_pair: tuple[str, str] | None = None,
+    policy: str = "",
 ) -> tuple[str, str]:
-    """A user of the default project with one key pair, a new one if none is given: (access key, secret key)."""
-    user_id = new_id()
-    access_key, secret_key = key_pair or (new_access_key(), new_secret_key())
+    """A user of the default project with one key pair, a new one if none is given: (access key, secret key).
+
+    `policy` is the key pair's; superadmins have `unlimited` and others `default` if none is named.
+    """
+    new = users.NewUser(email=checked_email(email), domain="default", role=role)
+    digest = await passwords.hashed(password)
     async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "INSERT INTO users (id, email, password_hash, role, domain, project_id)"
-                " VALUES (:id, :email, :hash, :role, 'default', :project)"
-            ),
-            {
-                "id": user_id,
-                "email": email,
-                "hash": _hasher.hash(password),
-                "role": role,
-                "project": DEFAULT_PROJECT,
-            },
-        )
+        values = {"email": new.email, "hash": digest, "project": DEFAULT_PROJECT, "networks": []}
+        user_id = await users.insert(connection, new, values)
         await connection.execute(
             text("INSERT INTO memberships (user_id, project_id) VALUES (:user, :project)"),
             {"user": user_id, "project": DEFAULT_PROJECT},
         )
-        await connection.execute(
-            text(
-                "INSERT INTO keypairs (access_key, user_id, secret, policy, rate_limit)"
-                " VALUES (:key, :user, :secret, :policy, :rate_limit)"
-            ),
-            {
-                "key": access_key,
-                "user": user_id,
-                "secret": seal.seal(secret_key.encode()),
-                "policy": "unlimited" if role == "superadmin" else "default",
-                "rate_limit": None if role == "superadmin" else DEFAULT_RATE_LIMIT,
-            },
-        )
-    return access_key, secret_key
+        made = await keypairs.insert(connection, seal, user_id, role, key_pair, policy=policy)
+    return made["access_key"], made["secret_key"]

@@ -8,6 +8,7 @@ MoorageError
 ├── Conflict            409  the state of things forbids it now
 ├── TooLarge            413
 ├── Unsatisfiable       422  no node can ever give what was asked
+├── TooManyRequests     429  the same request helps after `retry_after_s`
 └── Unavailable         503  a part is away; the same request helps later
 """
 
@@ -66,6 +67,26 @@ class TooLarge(MoorageError):
 class Unsatisfiable(MoorageError):
     status = 422
     code = "unsatisfiable"
+
+
+class TooManyRequests(MoorageError):
+    """Says when to come back; the gateway turns that into Retry-After."""
+
+    status = 429
+    code = "too-many-requests"
+    retrying_helps = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        code: str | None = None,
+        hint: str = "",
+        data: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, hint=hint, data=data)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(MoorageError):

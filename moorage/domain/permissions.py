@@ -143,6 +143,36 @@ def reach(held: Iterable[Held], permission: str) -> Reach:
     )
 
 
+def exceeds(mine: Iterable[Held], theirs: Iterable[Held], *, them: str, domains: Mapping[str, str]) -> bool:
+    """Whether theirs go beyond mine in any permission, where it is held.
+
+    `them` is whose the second ones are: what everybody holds for himself counts for nothing. `domains` tells in which
+    domain the projects and users of their scopes lie, by id; one that is missing lies in none of mine.
+    """
+    own = tuple(mine)
+    reaches: dict[str, Reach] = {}
+    for one in theirs:
+        everybodys = BUILT_IN["user"] if (one.scope, one.scope_id) == (ScopeKind.USER, them) else frozenset()
+        for permission in one.permissions - everybodys:
+            if permission not in reaches:
+                reaches[permission] = reach(own, permission)
+            if reach((one,), permission) and not _covers(reaches[permission], one, domains):
+                return True
+    return False
+
+
+def _covers(mine: Reach, one: Held, domains: Mapping[str, str]) -> bool:
+    """Whether my reach takes in all of the scope that one is held in."""
+    if mine.everywhere or one.scope is ScopeKind.GLOBAL:
+        return mine.everywhere
+    domain = one.scope_id if one.scope is ScopeKind.DOMAIN else domains.get(one.scope_id, "")
+    return mine.covers(
+        domain=domain,
+        projects=(one.scope_id,) if one.scope is ScopeKind.PROJECT else (),
+        user=one.scope_id if one.scope is ScopeKind.USER else "",
+    )
+
+
 def checked_permissions(names: Iterable[str]) -> frozenset[str]:
     """The permissions that the names mean; `*` stands for every entity or operation. Refuses what means nothing."""
     found: set[str] = set()

@@ -103,7 +103,7 @@ class KernelSpec:
     agent_id: str
     image: str
     command: list[str]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     slots: dict[str, int]
     session_name: str = ""
     hostname: str = "main1"
@@ -113,6 +113,7 @@ class KernelSpec:
     index: int = 1  # within its role
     cluster: list[str] = field(default_factory=list)  # host names of all kernels of a gang, main first
     devices: dict[str, int] = field(default_factory=dict)  # device id → amount
+    files: dict[str, str] = field(default_factory=dict, repr=False)  # path → content in base64, for its user alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,14 @@ class Rank(StrEnum):
     USER = "user"
 
 
+class PolicyKind(StrEnum):
+    """Whom a resource policy is for. Domains have limits of their own and no policy."""
+
+    KEYPAIR = "keypair"
+    USER = "user"
+    PROJECT = "project"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks, and with what it holds. `project` is where its sessions go unless they name another.
@@ -36,6 +44,7 @@ class Principal:
     held: tuple[Held, ...] = ()
     credential: str = ""  # what was shown: keypair, token or login, with its id; for the audit
     rate_limit: int | None = None  # requests in 900 s
+    addresses: tuple[str, ...] = ()  # where it may ask from; none is everywhere
     actor: str = ""
     actor_id: str = ""
 

@@ -87,6 +87,7 @@ async def docker_runtime(engine_client: docker.APIClient, agent_id: str) -> Asyn
     ):
         with suppress(APIError):
             engine_client.remove_container(left["Id"], force=True, v=True)
+    shutil.rmtree(runtime.secret_files.folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from moorage.domain.ids import new_id
 from moorage.domain.session import KernelSpec
 
@@ -17,6 +19,7 @@ def a_spec(
     image: str = IMAGE,
     mem: int = 32 * MIB,
     on_node_loss: str = "fail",
+    files: dict[str, bytes] | None = None,
     **env: str,
 ) -> KernelSpec:
     """A kernel that runs until it is stopped, unless a command is given."""
@@ -31,4 +34,5 @@ def a_spec(
         slots={"cpu": 500, "mem": mem},
         session_name="a-test",
         on_node_loss=on_node_loss,
+        files={path: base64.b64encode(content).decode() for path, content in (files or {}).items()},
     )

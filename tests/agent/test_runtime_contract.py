@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +119,30 @@ async def test_capacity_counts_millicores_and_bytes(runtime: Runtime) -> None:
     capacity = await runtime.capacity()
     assert capacity["cpu"] >= 1000
     assert capacity["mem"] > 64 * 1024**2
+
+
+async def test_a_container_finds_its_files_and_only_its_own(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id, files={"/run/secrets/key": b"hunter2", "/opt/app.pem": b"-----"}))
+    [seen] = await runtime.containers()
+    assert (await runtime.execute(seen, ["cat", "/run/secrets/key"], 10)).stdout == "hunter2"
+    assert (await runtime.execute(seen, ["cat", "/opt/app.pem"], 10)).stdout == "-----"
+    await runtime.create(a_spec(agent_id=agent_id))
+    [other] = [one for one in await runtime.containers() if one.kernel_id != seen.kernel_id]
+    assert "hunter2" not in (await runtime.execute(other, ["cat", "/run/secrets/key"], 10)).stdout
+
+
+async def test_creating_the_same_attempt_again_leaves_its_files(runtime: Runtime, agent_id: str) -> None:
+    spec = a_spec(agent_id=agent_id, files={"/run/secrets/key": b"hunter2"})
+    await runtime.create(spec)
+    await runtime.create(spec)
+    [seen] = await runtime.containers()
+    assert (await runtime.execute(seen, ["cat", "/run/secrets/key"], 10)).stdout == "hunter2"
+
+
+async def test_what_it_was_given_is_saved_nowhere_beside_the_container(
+    runtime: Runtime, agent_id: str, tmp_path: Path
+) -> None:
+    await runtime.create(a_spec(agent_id=agent_id, files={"/run/secrets/key": b"hunter2"}, TOKEN="hunter3"))
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"hunter" not in kept
+    assert base64.b64encode(b"hunter2") not in kept

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+from typer import Typer
 
 from agent_worker.accelerators import found
 from api.group_schemas import GroupOptions, PutLimit
@@ -25,21 +28,26 @@ def test_each_setting_is_documented() -> None:
 
 def test_each_verb_is_documented() -> None:
     text = (DOCS / "operations.md").read_text()
-    verbs = [str(command.name) for command in moor.registered_commands]
-    for group in moor.registered_groups:
+    assert [verb for verb in _verbs(moor) if f"`{verb}`" not in text] == []
+
+
+def _verbs(app: Typer, prefix: str = "moor") -> Iterator[str]:
+    """With those of nouns in nouns."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        yield f"{prefix} {command.name or command.callback.__name__}"
+    for group in app.registered_groups:
         assert group.typer_instance is not None
-        verbs += [str(group.name)] if group.typer_instance.registered_callback else []
-        verbs += [
-            f"{group.name} {command.name or command.callback.__name__}"
-            for command in group.typer_instance.registered_commands
-            if command.callback
-        ]
-    assert [verb for verb in verbs if f"`moor {verb}`" not in text] == []
+        if group.typer_instance.registered_callback:
+            yield f"{prefix} {group.name}"
+        yield from _verbs(group.typer_instance, f"{prefix} {group.name}")
 
 
 def test_each_route_is_documented() -> None:
     text = (DOCS / "api.md").read_text()
-    settings = Settings(database_url="postgresql://x/x", payload_keys=KEYS, jwt_key="j" * 32, dataplane_key="d" * 32)
+    settings = Settings(
+        database_url="postgresql://x/x", payload_keys=KEYS, jwt_keys="k1:" + "j" * 32, dataplane_key="d" * 32
+    )
     routes = [
         f"{method.upper()} {path}"
         for path, operations in build(settings).openapi()["paths"].items()

@@ -22,6 +22,8 @@ GROUP: dict[str, Any] = {
 LIMIT: dict[str, Any] = {
     "scope": "user", "name": "ada@example.org", "max_sessions": 5, "max_slots": {"cpu": 1500, "cuda.shares": 50},
     "max_pending": None, "max_pending_slots": {"mem": GIB}, "weight": 2.0,
+    "max_containers": 4, "max_priority": None, "max_job_priority": None, "max_lifetime_s": 7200.0,
+    "idle_timeout_s": None, "allowed_folder_hosts": None,
 }  # fmt: skip
 AGENT: dict[str, Any] = {
     "id": "node1", "status": "ALIVE", "schedulable": False, "resource_group": "gpu", "runtime": "docker",
@@ -142,6 +144,12 @@ def test_a_limit_that_is_not_named_stays(moor: Moor, heard: Heard) -> None:
             "max_pending": 100,
             "max_pending_slots": {"mem": str(GIB)},
             "weight": 2.0,
+            "max_containers": 4,
+            "max_priority": None,
+            "max_job_priority": None,
+            "max_lifetime_s": 7200.0,
+            "idle_timeout_s": None,
+            "allowed_folder_hosts": None,
         },
     )
 
@@ -158,7 +166,7 @@ def test_a_project_keeps_its_slash(moor: Moor, heard: Heard) -> None:
     done(moor("limits", "set", "project", "default/default", "--weight", "3"))
     assert heard.last[1:] == (
         "/limit/project/default/default",
-        {"max_sessions": None, "max_slots": {}, "max_pending": None, "max_pending_slots": {}, "weight": 3.0},
+        {"weight": 3.0},
     )
     done(moor("limits", "rm", "project", "default/default"))
     assert heard.last == ("DELETE", "/limit/project/default/default", None)

@@ -63,6 +63,14 @@ def test_keys_are_made_once_and_only_their_owner_reads_them(place: Place) -> Non
     assert stat.S_IMODE((place.folder / "keys.toml").stat().st_mode) == 0o600
 
 
+def test_the_key_of_a_cluster_from_before_becomes_the_first_of_its_ring(place: Place) -> None:
+    keys = load_keys(place)
+    del keys["jwt_keys"]
+    write_toml(place.folder / "keys.toml", keys | {"jwt_key": "s" * 64})
+    assert load_keys(place) == keys | {"jwt_keys": f"k1:{'s' * 64}"}
+    assert load_keys(place)["jwt_keys"] == f"k1:{'s' * 64}"
+
+
 def test_what_runs_is_read_back_as_it_was_written(place: Place) -> None:
     assert read_run(place) is None
     a_run().write(place)

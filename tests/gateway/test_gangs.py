@@ -231,7 +231,7 @@ async def test_the_chosen_nodes_must_be_large_enough(gateway: Gateway) -> None:
 async def test_what_was_asked_is_kept_and_shown(gateway: Gateway) -> None:
     wish: dict[str, Any] = {
         "preemptible": False,
-        "job_priority": 7,
+        "job_priority": -7,
         "on_dependency_failure": "run",
         "architecture": "x86_64",
     }

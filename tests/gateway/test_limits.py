@@ -96,6 +96,12 @@ async def test_a_limit_is_shown_in_base_units_and_replaced_as_a_whole(gateway: G
             "max_pending": None,
             "max_pending_slots": {},
             "weight": 2,
+            "max_containers": None,
+            "max_priority": None,
+            "max_job_priority": None,
+            "max_lifetime_s": None,
+            "idle_timeout_s": None,
+            "allowed_folder_hosts": None,
         }
     ]
     assert (await limit(gateway, max_pending=3))["max_sessions"] is None
@@ -122,10 +128,6 @@ async def test_a_removed_limit_limits_nothing(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("owner", "wish", "code", "said"),
     [
-        ("user/nobody@example.org", {}, "unknown-user", "e-mail"),
-        ("keypair/AKIANOBODY", {}, "unknown-keypair", "access key"),
-        ("project/default", {}, "unknown-project", "domain/project"),
-        ("domain/nowhere", {}, "unknown-domain", "nowhere"),
         ("team/default", {}, "invalid-api-params", "'keypair', 'user', 'project' or 'domain'"),
         (ADA, {"weight": 0}, "invalid-api-params", "greater than 0"),
         (ADA, {"weight": -1}, "invalid-api-params", "greater than 0"),
@@ -137,6 +139,10 @@ async def test_a_removed_limit_limits_nothing(gateway: Gateway) -> None:
         (ADA, {"max_slots": {"tpu": 1}}, "unknown-slot", "cpu, mem"),
         (ADA, {"max_pending_slots": {"tpu": 1}}, "unknown-slot", "cpu, mem"),
         (ADA, {"max_running": 1}, "invalid-api-params", "max_running"),
+        (ADA, {"max_containers": 0}, "invalid-api-params", "greater than or equal to 1"),
+        (ADA, {"max_priority": 101}, "invalid-api-params", "less than or equal to 100"),
+        (ADA, {"max_lifetime_s": 0}, "invalid-api-params", "greater than 0"),
+        (ADA, {"idle_timeout_s": -1}, "invalid-api-params", "greater than 0"),
     ],
     ids=str,
 )
@@ -145,6 +151,34 @@ async def test_what_is_no_limit_is_refused_when_written(
 ) -> None:
     assert said in refused(await gateway.ask("PUT", f"/limit/{quote(owner)}", wish), 400, code)["title"]
     assert (await gateway.get("/limit", gateway.root)).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "code", "said"),
+    [
+        ("user/nobody@example.org", "unknown-user", "e-mail"),
+        ("keypair/AKIANOBODY", "unknown-keypair", "access key"),
+        ("project/default", "unknown-project", "domain/project"),
+        ("domain/nowhere", "unknown-domain", "nowhere"),
+    ],
+)
+async def test_an_owner_that_is_not_there_has_no_limit(gateway: Gateway, owner: str, code: str, said: str) -> None:
+    for method in ("PUT", "DELETE"):
+        assert said in refused(await gateway.ask(method, f"/limit/{quote(owner)}", {}), 404, code)["title"]
+
+
+async def test_every_field_of_a_limit_is_kept(gateway: Gateway) -> None:
+    wish: dict[str, Any] = {
+        "max_containers": 2,
+        "max_priority": 20,
+        "max_job_priority": -1,
+        "max_lifetime_s": 3600.0,
+        "idle_timeout_s": 60.0,
+        "allowed_folder_hosts": ["local:volume1"],
+    }
+    kept = await limit(gateway, **wish)
+    assert {name: kept[name] for name in wish} == wish
+    assert (await gateway.get("/limit")).json()["items"] == [kept]
 
 
 async def test_a_slot_that_a_node_offered_once_can_be_limited(gateway: Gateway) -> None:

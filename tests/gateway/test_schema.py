@@ -30,7 +30,7 @@ from moorage.db.engine import connect
 from moorage.seal import Seal
 from moorage.settings import Settings
 from tests.support.builders import KEYS
-from tests.support.gateway import JWT_KEY, PASSWORD, RecordedLives, basic
+from tests.support.gateway import JWT_KEYS, PASSWORD, RecordedLives, basic
 from tests.support.served import served
 
 CHECKS = [
@@ -52,7 +52,7 @@ def gateway_of_all(postgres: str, template: str) -> Iterator[tuple[str, dict[str
     url = postgres.format(name)
     credentials = asyncio.run(_users(url))
     app = build(
-        Settings(database_url=url, payload_keys=KEYS, jwt_key=JWT_KEY, dataplane_key="d" * 32), lives=RecordedLives()
+        Settings(database_url=url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32), lives=RecordedLives()
     )
     with served(app) as address:
         yield address, credentials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from moorage.contracts.activities import Cancel
 
 JWT_KEY = "j" * 32
+JWT_KEYS = f"k1:{JWT_KEY}"
 PASSWORD = "correct horse"
 WISH: dict[str, Any] = {"image": "python:3.12", "type": "batch", "command": ["true"]}
 
@@ -48,6 +50,17 @@ class RecordedLives:
 
 
 @dataclass
+class Clock:
+    """The real time, or the one where it was stopped, and what a test puts on top."""
+
+    ahead_s: float = 0.0
+    stopped_at: float | None = None
+
+    def __call__(self) -> float:
+        return (time.time() if self.stopped_at is None else self.stopped_at) + self.ahead_s
+
+
+@dataclass
 class Gateway:
     app: FastAPI
     http: httpx.AsyncClient
@@ -56,6 +69,7 @@ class Gateway:
     ada: dict[str, str]
     bob: dict[str, str]
     root: dict[str, str]
+    clock: Clock
 
     async def submit(self, who: dict[str, str] | None = None, **wish: Any) -> httpx.Response:
         return await self.http.post("/session", json={**WISH, **wish}, headers=who or self.ada)

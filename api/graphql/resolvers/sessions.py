@@ -7,10 +7,9 @@ from typing import Any
 
 from ariadne import ObjectType, QueryType
 
-from api.graphql.asked import Info, page
+from api.graphql.asked import Info, or_none, page
 from api.routes.sessions import statuses_of
 from moorage.db import sessions
-from moorage.domain.errors import NotFound
 
 query = QueryType()
 session = ObjectType("ComputeSession")
@@ -18,10 +17,7 @@ session = ObjectType("ComputeSession")
 
 @query.field("compute_session")
 async def one(_: Any, info: Info, id: str) -> Mapping[str, Any] | None:
-    try:
-        return await sessions.find(info.context.parts.engine, info.context.who, id)
-    except NotFound:
-        return None
+    return await or_none(sessions.find(info.context.parts.engine, info.context.who, id))
 
 
 @query.field("compute_session_list")

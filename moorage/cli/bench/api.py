@@ -76,7 +76,7 @@ def _settings(cluster: OwnCluster) -> dict[str, str]:
         "MOORAGE_TEMPORAL_ADDRESS": cluster.temporal,
         "MOORAGE_TEMPORAL_UI_URL": cluster.web_ui,
         "MOORAGE_PAYLOAD_KEYS": f"bench:{secrets.token_hex(32)}",
-        "MOORAGE_JWT_KEY": secrets.token_hex(32),
+        "MOORAGE_JWT_KEYS": f"bench:{secrets.token_hex(32)}",
         "MOORAGE_DATAPLANE_KEY": secrets.token_hex(32),
     }
 

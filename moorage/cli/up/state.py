@@ -168,13 +168,16 @@ def load_keys(place: Place) -> dict[str, str]:
     if not keys:
         keys = {
             "payload_keys": f"k1:{secrets.token_hex(32)}",
-            "jwt_key": secrets.token_urlsafe(48),
+            "jwt_keys": f"k1:{secrets.token_hex(32)}",
             "dataplane_key": secrets.token_urlsafe(48),
             "admin_password": secrets.token_urlsafe(18),
             "admin_access_key": new_access_key(),
             "admin_secret_key": new_secret_key(),
             "cluster": secrets.token_hex(4),
         }
+        write_toml(path, keys)
+    if "jwt_keys" not in keys:  # of a cluster from before there was a ring
+        keys["jwt_keys"] = f"k1:{keys.pop('jwt_key')}"
         write_toml(path, keys)
     return keys
 

@@ -160,7 +160,7 @@ class Cluster:
             "MOORAGE_TEMPORAL_ADDRESS": self._record.temporal,
             "MOORAGE_TEMPORAL_UI_URL": self._record.web_ui,
             "MOORAGE_PAYLOAD_KEYS": self._keys["payload_keys"],
-            "MOORAGE_JWT_KEY": self._keys["jwt_key"],
+            "MOORAGE_JWT_KEYS": self._keys["jwt_keys"],
             "MOORAGE_DATAPLANE_KEY": self._keys["dataplane_key"],
             "MOORAGE_API_HOST": "127.0.0.1",
             "MOORAGE_API_PORT": str(self._ports.api),

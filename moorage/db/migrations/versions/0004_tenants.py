@@ -34,12 +34,34 @@ STATEMENTS = [
         ADD description text NOT NULL DEFAULT '',
         ADD is_active boolean NOT NULL DEFAULT true,
         ADD allowed_registries text[] NOT NULL DEFAULT '{}',
-        ADD created_at timestamptz NOT NULL DEFAULT now()""",
+        ADD created_at timestamptz NOT NULL DEFAULT now(),
+        ADD deleted_at timestamptz""",
     """ALTER TABLE projects
         ADD description text NOT NULL DEFAULT '',
         ADD is_active boolean NOT NULL DEFAULT true,
         ADD policy text NOT NULL DEFAULT 'default',
-        ADD created_at timestamptz NOT NULL DEFAULT now()""",
+        ADD created_at timestamptz NOT NULL DEFAULT now(),
+        ADD deleted_at timestamptz""",
+    # A deleted domain that something of the past refers to gets another name, so that its own is free again.
+    *(
+        f"ALTER TABLE {table} DROP CONSTRAINT {table}_domain_fkey, ADD CONSTRAINT {table}_domain_fkey"
+        " FOREIGN KEY (domain) REFERENCES domains ON UPDATE CASCADE"
+        for table in ("projects", "users")
+    ),
+    # An ended session never changes, but for the name of its deleted domain, and the environment that a purge removes.
+    f"""CREATE OR REPLACE FUNCTION guard_session_move() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NOT (OLD.{_LIVE}) AND (NEW.env <> OLD.env OR (NEW.env IS NOT NULL AND OLD.env IS NULL)
+            OR to_jsonb(NEW) - '{{domain,env}}'::text[] <> to_jsonb(OLD) - '{{domain,env}}'::text[]) THEN
+            RAISE EXCEPTION 'session % is % and never changes again', OLD.id, OLD.status;
+        END IF;
+        RETURN NEW;
+    END $$""",
+    # Addresses are compared in lower case from here on.
+    "UPDATE limits SET name = lower(name) WHERE scope = 'user' AND name <> lower(name)"
+    " AND NOT EXISTS (SELECT 1 FROM limits o WHERE o.scope = 'user' AND o.name = lower(limits.name))",
+    "UPDATE users SET email = lower(email) WHERE email <> lower(email)"
+    " AND NOT EXISTS (SELECT 1 FROM users o WHERE o.email = lower(users.email))",
     "ALTER TABLE users DROP CONSTRAINT users_role_check",
     """ALTER TABLE users
         ADD CONSTRAINT users_role_check CHECK (role IN ('superadmin', 'admin', 'monitor', 'user')),
@@ -97,13 +119,15 @@ STATEMENTS = [
         reason text NOT NULL DEFAULT '', given_by text NOT NULL, given_at timestamptz NOT NULL DEFAULT now(),
         revoked_at timestamptz, revoked_by text)""",
     "CREATE INDEX grants_of_an_owner ON grants (scope, name) WHERE revoked_at IS NULL",
-    """CREATE VIEW grants_in_force AS SELECT scope, name, slot, sum(amount)::bigint AS amount FROM grants
+    """CREATE VIEW grants_in_force AS SELECT scope, name, slot, LEAST(sum(amount), 4e18)::bigint AS amount FROM grants
         WHERE revoked_at IS NULL AND starts_at <= now() AND now() < ends_at GROUP BY scope, name, slot""",
     """CREATE VIEW owners AS
         SELECT 'keypair' AS scope, access_key AS name, policy FROM keypairs
         UNION ALL SELECT 'user', email, policy FROM users
         UNION ALL SELECT 'project', domain || '/' || name, policy FROM projects
         UNION ALL SELECT 'domain', name, NULL FROM domains""",
+    "CREATE INDEX limiting_policies ON policies (kind, name) WHERE max_sessions IS NOT NULL OR max_slots <> '{}'",
+    "CREATE INDEX projects_by_path ON projects ((domain || '/' || name))",
     """CREATE FUNCTION with_grants(whose text, who text, base jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$
         SELECT CASE WHEN base = '{}' THEN base ELSE
             (SELECT jsonb_object_agg(e.key, e.value::text::bigint + COALESCE(g.amount, 0)) FROM jsonb_each(base) e
@@ -111,9 +135,10 @@ STATEMENTS = [
     # What holds for an owner now: its own row before its policy, field by field, and what was granted on top.
     """CREATE VIEW quotas AS
         SELECT o.scope, o.name, o.policy,
-            COALESCE(l.max_sessions, p.max_sessions)
-                + COALESCE((SELECT g.amount FROM grants_in_force g WHERE g.scope = o.scope AND g.name = o.name
-                            AND g.slot = 'sessions'), 0)::integer AS max_sessions,
+            (COALESCE(l.max_sessions, p.max_sessions)
+                + LEAST(COALESCE((SELECT g.amount FROM grants_in_force g WHERE g.scope = o.scope AND g.name = o.name
+                                  AND g.slot = 'sessions'), 0),
+                        2147483647 - COALESCE(l.max_sessions, p.max_sessions)))::integer AS max_sessions,
             with_grants(o.scope, o.name, COALESCE(p.max_slots, '{}') || COALESCE(l.max_slots, '{}')) AS max_slots,
             COALESCE(l.max_pending, p.max_pending) AS max_pending,
             COALESCE(p.max_pending_slots, '{}') || COALESCE(l.max_pending_slots, '{}') AS max_pending_slots,
@@ -165,6 +190,18 @@ STATEMENTS = [
         kind text NOT NULL CHECK (kind IN ('env', 'file')), target text NOT NULL,
         PRIMARY KEY (session_id, kind, target))""",
     "CREATE INDEX sessions_with_a_secret ON session_secrets (secret_id)",
+    # An ended session needs its environment no more, whoever ended it; secrets that nobody needs are not kept.
+    """CREATE OR REPLACE FUNCTION guard_session_move() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF OLD.status IN ('TERMINATED', 'CANCELLED', 'ERROR') THEN
+            RAISE EXCEPTION 'session % is % and never changes again', OLD.id, OLD.status;
+        END IF;
+        IF NEW.status IN ('TERMINATED', 'CANCELLED', 'ERROR') THEN NEW.env := NULL; END IF;
+        RETURN NEW;
+    END $$""",
+    "ALTER TABLE sessions DISABLE TRIGGER guard_session_move",
+    f"UPDATE sessions SET env = NULL WHERE env IS NOT NULL AND NOT ({_LIVE})",
+    "ALTER TABLE sessions ENABLE TRIGGER guard_session_move",
     # Append-only, each row covers the one before it. `record` is canonical JSON and the truth; columns are for finding.
     """CREATE TABLE audit (
         seq bigint PRIMARY KEY, at timestamptz NOT NULL, actor text NOT NULL, acted_as text NOT NULL,
@@ -174,21 +211,35 @@ STATEMENTS = [
     "CREATE INDEX audit_by_time ON audit (at)",
     "CREATE INDEX audit_of_an_entity ON audit (entity, entity_id, seq)",
     "CREATE INDEX audit_of_a_domain ON audit (domain, seq)",
+    "CREATE INDEX audit_of_a_project ON audit (project_id, seq)",
     "CREATE INDEX audit_of_a_user ON audit (user_id, seq)",
-    # One after the other, from here to the commit: nobody can know the row before his otherwise.
+    # Until the commit a row has a negative number and no hash; nobody else sees it.
+    "CREATE SEQUENCE audit_rows_to_come",
+    """CREATE FUNCTION begin_audit() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.seq := -nextval('audit_rows_to_come');
+        NEW.previous := '\\x';
+        NEW.hash := '\\x';
+        RETURN NEW;
+    END $$""",
+    "CREATE TRIGGER begin_audit BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION begin_audit()",
+    # During the commit, one after the other: nobody can know the row before his otherwise.
     """CREATE FUNCTION chain_audit() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE last record;
     BEGIN
         PERFORM pg_advisory_xact_lock(7241002);
-        SELECT seq, hash INTO last FROM audit ORDER BY seq DESC LIMIT 1;
-        NEW.seq := COALESCE(last.seq, 0) + 1;
-        NEW.previous := COALESCE(last.hash, '\\x'::bytea);
-        NEW.hash := sha256(NEW.previous || convert_to(NEW.seq || ' ' || NEW.record, 'UTF8'));
-        RETURN NEW;
+        SELECT seq, hash INTO last FROM audit WHERE seq > 0 ORDER BY seq DESC LIMIT 1;
+        UPDATE audit SET seq = COALESCE(last.seq, 0) + 1, previous = COALESCE(last.hash, '\\x'),
+            hash = sha256(COALESCE(last.hash, '\\x')
+                || convert_to((COALESCE(last.seq, 0) + 1) || ' ' || record, 'UTF8'))
+            WHERE seq = NEW.seq;
+        RETURN NULL;
     END $$""",
-    "CREATE TRIGGER chain_audit BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION chain_audit()",
-    """CREATE TRIGGER audit_stays BEFORE UPDATE OR DELETE ON audit
-        FOR EACH ROW EXECUTE FUNCTION refuse_change()""",
+    """CREATE CONSTRAINT TRIGGER chain_audit AFTER INSERT ON audit DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION chain_audit()""",
+    """CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
+        FOR EACH ROW WHEN (OLD.seq > 0) EXECUTE FUNCTION refuse_change()""",
+    "CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit FOR EACH ROW EXECUTE FUNCTION refuse_change()",
     """CREATE TRIGGER audit_is_not_emptied BEFORE TRUNCATE ON audit
         FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()""",
     # Lists and counts of one tenant never look at the rows of another.
