@@ -8,8 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.exceptions import ApplicationError
 
 from activities.lives import Lives
+from moorage import log
 from moorage.contracts.activities import AgentActivities, AgentReport, Destroy, NodeLost, Preempt, Verdict
-from moorage.db import nodes
+from moorage.db import devices, nodes
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.node import AgentInfo, ContainerSeen
 from moorage.domain.session import KernelExit
@@ -17,6 +18,8 @@ from moorage.domain.session import KernelExit
 # A cut-off agent stops its requeue sessions by itself (MOORAGE_AGENT_FENCE_S, 20 s after its last contact). A node is
 # LOST 15 s after its last heartbeat, so 10 s later its containers are stopped and may be started elsewhere.
 FENCE_MARGIN_S = 10.0
+
+_log = log.get("agents")
 
 
 class LedgerAgents(AgentActivities):
@@ -41,9 +44,17 @@ class LedgerAgents(AgentActivities):
             await self._lives.tell(container.session_id, "kernel_exited", _exit_of(container))
         there = [(container.kernel_id, container.attempt) for container in report.containers]
         await nodes.release_fenced(self._engine, report.agent_id, there)
+        if report.devices:
+            await self._note_health(report)
         if report.images:
             await nodes.note_images(self._engine, report.agent_id, report.images)
         return Verdict([Destroy(one.session_id, one.kernel_id, one.attempt, 0.0) for one in difference.unexpected])
+
+    async def _note_health(self, report: AgentReport) -> None:
+        for device in await devices.note_health(self._engine, report.agent_id, report.devices):
+            say = _log.info if device.healthy else _log.warning
+            words = "device is healthy again" if device.healthy else "device is unhealthy"
+            say(words, agent=report.agent_id, device=device.device_id, reason=device.reason)
 
     async def drain_agent(self, agent_id: str) -> int:
         occupants = await nodes.close_off(self._engine, agent_id)

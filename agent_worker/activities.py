@@ -12,6 +12,7 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime
 from moorage.contracts import activities as contract
@@ -30,9 +31,11 @@ _TOMBSTONE_S = 3600.0
 class NodeKernels(KernelActivities):
     """Implements the promises of KernelActivities on a runtime."""
 
-    def __init__(self, runtime: Runtime, logs: KeptLogs) -> None:
+    def __init__(self, runtime: Runtime, logs: KeptLogs, inventory: Inventory | None = None) -> None:
+        """Without an inventory the node has no devices."""
         self._runtime = runtime
         self._logs = logs
+        self._inventory = inventory or Inventory()
         self._locks: dict[str, asyncio.Lock] = {}
         self._destroyed: dict[str, tuple[int, float]] = {}  # kernel -> last attempt destroyed, and when (monotonic)
 
@@ -46,7 +49,8 @@ class NodeKernels(KernelActivities):
                 for older in await self._of(spec.kernel_id, below=spec.attempt):
                     await self._runtime.remove(older)
             try:
-                started = await _to_its_end(self._runtime.create(spec))
+                reserved = self._inventory.reserve(spec.devices)
+                started = await _to_its_end(self._runtime.create(spec, reserved))
             except ImageMissing as error:
                 raise _final(contract.IMAGE_MISSING, str(error)) from None
             except CreateRefused as error:

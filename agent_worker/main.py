@@ -17,7 +17,9 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from agent_worker import dataplane
+from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
+from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.presence import NodePresence
 from agent_worker.runtimes.contract import Runtime
@@ -29,7 +31,7 @@ from moorage.contracts.activities import KernelActivities, PresenceActivities, r
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 from moorage.domain.ids import checked_agent_id, new_id
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
-from moorage.domain.resources import CPU, MEM, SHARES_OF_A_DEVICE, is_shares, parse_cpu, parse_size
+from moorage.domain.resources import CPU, MEM, parse_cpu, parse_size
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
@@ -37,8 +39,6 @@ _log = log.get("agent")
 
 
 def build_runtime(settings: Settings) -> Runtime:
-    if settings.agent_simulated_devices and settings.agent_runtime != "simulated":
-        raise InvalidRequest("MOORAGE_AGENT_SIMULATED_DEVICES needs MOORAGE_AGENT_RUNTIME=simulated")
     if settings.agent_runtime == "simulated":
         return SimulatedRuntime(settings.agent_data_dir / "simulated-containers.json")
     if settings.agent_runtime != "docker":
@@ -47,20 +47,6 @@ def build_runtime(settings: Settings) -> Runtime:
         return DockerRuntime(settings.agent_id, cluster=settings.cluster, namespaces=settings.agent_namespaces)
     except DockerException as error:
         raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
-
-
-def simulated_devices(text: str) -> list[Device]:
-    """`cuda.device=4,cuda.shares=2`: so many devices of each slot, in equal parts on two NUMA nodes."""
-    devices = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        slot, _, count = part.partition("=")
-        if not count.isdecimal() or not 0 < int(count) <= 1024 or slot in (CPU, MEM):
-            raise InvalidRequest(f"MOORAGE_AGENT_SIMULATED_DEVICES: {part[:80]!r} is not SLOT=COUNT, as cuda.device=4")
-        total = SHARES_OF_A_DEVICE if is_shares(slot) else 1
-        devices += [
-            Device(f"{slot}-{n}", slot, total, numa=n * 2 // int(count), model="simulated") for n in range(int(count))
-        ]
-    return devices
 
 
 async def offered(settings: Settings, runtime: Runtime, devices: Iterable[Device]) -> dict[str, int]:
@@ -87,8 +73,9 @@ async def run(settings: Settings) -> None:
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
     app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key)
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
-    devices = simulated_devices(settings.agent_simulated_devices)
-    slots, incarnation = await offered(settings, runtime, devices), new_id()
+    inventory = Inventory(accelerators(settings))
+    await inventory.take_stock()
+    slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
 
     def info(containers: list[ContainerSeen], images: list[str]) -> AgentInfo:
         return AgentInfo(
@@ -102,7 +89,7 @@ async def run(settings: Settings) -> None:
             version="0.1.0",
             incarnation=incarnation,
             containers=containers,
-            devices=devices,
+            devices=inventory.devices,
             images=images,
         )
 
@@ -113,13 +100,13 @@ async def run(settings: Settings) -> None:
         await serving
         await runtime.close()
         return
-    presence = NodePresence(client, runtime, info)
+    presence = NodePresence(client, runtime, info, inventory)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs)),
+            *registered(KernelActivities, NodeKernels(runtime, logs, inventory)),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -132,11 +119,12 @@ async def run(settings: Settings) -> None:
     async with worker:
         speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
         tending = asyncio.create_task(runtime.tend())
+        watching = asyncio.create_task(inventory.watch())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, serving}
+        parts = {speaking, tending, watching, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending):
+        for task in (waiting, speaking, tending, watching):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

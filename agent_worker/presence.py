@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import activity
@@ -14,6 +15,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from agent_worker.inventory import Inventory
 from agent_worker.runtimes.contract import Exited, Runtime
 from moorage import log
 from moorage.contracts import names
@@ -35,11 +37,16 @@ _log = log.get("presence")
 
 class NodePresence(PresenceActivities):
     def __init__(
-        self, client: Client, runtime: Runtime, info: Callable[[list[ContainerSeen], list[str]], AgentInfo]
+        self,
+        client: Client,
+        runtime: Runtime,
+        info: Callable[[list[ContainerSeen], list[str]], AgentInfo],
+        inventory: Inventory,
     ) -> None:
         self._client = client
         self._runtime = runtime
         self._info = info
+        self._inventory = inventory
         self._agent_id = info([], []).agent_id
         self._incarnation = info([], []).incarnation
         self._held_at = -math.inf  # monotonic; when a presence activity last beat
@@ -88,21 +95,29 @@ class NodePresence(PresenceActivities):
         _log.info("registered", agent=self._agent_id, containers=len(info.containers))
 
     async def _report_changes(self) -> None:
-        """The containers and images, when they differ from what was said last; and once a minute in any case."""
+        """Containers, images and devices, when they differ from what was said last; and once a minute in any case.
+
+        A device's health is told at once: what it costs until then is a job's whole gang.
+        """
         said: object = None
         said_at = 0.0
         while True:
-            await asyncio.sleep(_REPORT_S)
+            # Not wait_for: before Python 3.12 it loses a cancel that comes with the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT_S):
+                    await self._inventory.changed.wait()
+            self._inventory.changed.clear()
             try:
+                devices = self._inventory.devices
                 containers = await self._runtime.containers()
                 self._seen = len(containers)
                 images = await self._runtime.images()
-                digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers), images
+                digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers), images, devices
                 if digest == said and time.monotonic() - said_at < _REPORT_UNCHANGED_S:
                     continue
                 await self._client.get_workflow_handle(names.agent_workflow(self._agent_id)).signal(
                     "report",
-                    AgentReport(self._agent_id, self._incarnation, containers, images),
+                    AgentReport(self._agent_id, self._incarnation, containers, images, devices),
                     rpc_timeout=_RPC_TIMEOUT,
                 )
                 said, said_at = digest, time.monotonic()

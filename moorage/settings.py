@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from moorage.domain.errors import InvalidRequest
@@ -76,7 +77,14 @@ class Settings(BaseSettings):
     agent_port: int = Field(0, description="port the data plane listens on; 0 takes a free one")
     agent_advertised_url: str = Field("", description="data plane address for the API; empty means http://host:port")
     agent_simulated_devices: str = Field(
-        "", description="accelerators to pretend, for example cuda.device=4,cuda.shares=2; simulated runtime only"
+        "", description="accelerators to pretend, for example cuda.device=4:model=H100:memory=80g:numa=2,cuda.shares=2"
+    )
+    agent_cuda_offer: Literal["devices", "shares", "none"] = Field(
+        "devices", description="how NVIDIA GPUs are given out: devices (whole ones), shares of each, or none"
+    )
+    agent_cuda_attach: Literal["auto", "device-request", "cdi"] = Field(
+        "auto",
+        description="how Docker attaches them: device-request (NVIDIA's hook), cdi, or auto: the one that is installed",
     )
     agent_namespaces: int = Field(
         2, ge=0, le=64, description="network namespaces kept ready, so that a start is faster; 0 keeps none"
@@ -96,7 +104,12 @@ def load_settings() -> Settings:
         raise InvalidRequest(
             f"unknown setting {', '.join(unknown)}; docs/operations.md lists all", code="unknown-setting"
         )
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]  # what was written may be a secret
+        name = "MOORAGE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise InvalidRequest(f"{name}: {first['msg']}; docs/operations.md lists all", code="wrong-setting") from None
 
 
 def require(settings: Settings, *names: str) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelExit, KernelSpec
 
@@ -62,8 +63,8 @@ class Runtime(ABC):
         """The images on the node, by name and tag, sorted."""
 
     @abstractmethod
-    async def create(self, spec: KernelSpec) -> Started:
-        """The container of (kernel, attempt) exists and was started; an existing one is adopted.
+    async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
+        """The container of (kernel, attempt) exists, has what is reserved, and was started; an existing one is adopted.
 
         ImageMissing, or CreateRefused with no container left.
         """

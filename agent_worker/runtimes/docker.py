@@ -27,9 +27,11 @@ from agent_worker.runtimes.contract import (
     Runtime,
     Started,
 )
+from agent_worker.runtimes.devices import devices
 from agent_worker.runtimes.namespaces import Namespaces
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from moorage.contracts import names
+from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -117,21 +119,24 @@ class DockerRuntime(Runtime):
         found = await self._call(self._client.images)
         return sorted({tag for image in found for tag in image.get("RepoTags") or () if tag != "<none>:<none>"})
 
-    async def create(self, spec: KernelSpec) -> Started:
+    async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
+        held = reserved or Reservation()
         with self.namespaces.take(spec.hostname) as namespace:
             try:
-                return await self._call(lambda: self._create(spec, namespace))
+                return await self._call(lambda: self._create(spec, held, namespace))
             except CreateRefused:
                 if namespace is None:
                     raise
             # It may be the namespace that was bad: Docker makes a new one.
-            return await self._call(lambda: self._create(spec, None))
+            return await self._call(lambda: self._create(spec, held, None))
 
-    def _create(self, spec: KernelSpec, namespace: str | None) -> Started:
+    def _create(self, spec: KernelSpec, reserved: Reservation, namespace: str | None) -> Started:
         with self.secret_files.written(spec) as mounts:
-            return self._create_with(spec, namespace, mounts)
+            return self._create_with(spec, reserved, namespace, mounts)
 
-    def _create_with(self, spec: KernelSpec, namespace: str | None, mounts: list[Mount]) -> Started:
+    def _create_with(
+        self, spec: KernelSpec, reserved: Reservation, namespace: str | None, mounts: list[Mount]
+    ) -> Started:
         name = container_name(spec.kernel_id, spec.attempt)
         for_container, for_host = network(spec, namespace)
         try:
@@ -139,12 +144,13 @@ class DockerRuntime(Runtime):
                 self._client.create_container(
                     spec.image,
                     command=spec.command or None,
-                    environment=environment(spec),
+                    environment=environment(spec) | reserved.environment,
                     labels=labels(spec, self._node),
                     name=name,
                     host_config=self._client.create_host_config(
                         **limits(spec),
                         **hardening(),
+                        **devices(reserved),
                         **for_host,
                         mounts=mounts,
                         log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},

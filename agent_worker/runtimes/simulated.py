@@ -24,6 +24,7 @@ from agent_worker.runtimes.contract import (
     Runtime,
     Started,
 )
+from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -76,7 +77,7 @@ class SimulatedRuntime(Runtime):
     async def images(self) -> list[str]:
         return []
 
-    async def create(self, spec: KernelSpec) -> Started:
+    async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         await asyncio.sleep(float(spec.env.get("MOORAGE_SIM_CREATE_S", 0)))
         if spec.image.startswith("missing/"):
             raise ImageMissing(f"No such image: {spec.image}")

@@ -1,4 +1,4 @@
-"""Verbs about nodes: list, cordon, uncordon, drain."""
+"""Verbs about nodes: list, show, cordon, uncordon, drain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 from moorage.cli import show
 from moorage.cli.client import Client, Json
 from moorage.cli.sessions import AsJson
-from moorage.domain.resources import SHARES_OF_A_DEVICE, is_shares
+from moorage.domain.errors import NotFound
+from moorage.domain.resources import MEM, SHARES_OF_A_DEVICE, is_shares
 
 app = typer.Typer(help="List the nodes; cordon and drain them.")
 
@@ -33,6 +34,26 @@ def index(context: typer.Context, json: AsJson = False) -> None:
             for a in items
         ],
     )  # fmt: skip
+
+
+@app.command("show")
+def one(name: Name, json: AsJson = False) -> None:
+    """Show a node with each of its devices: model, memory, NUMA node, use and health."""
+    agent = next((agent for agent in Client().agents() if agent["id"] == name), None)
+    if agent is None:
+        raise NotFound(f"there is no agent {name[:64]!r}", code="unknown-agent", hint="moor agents lists them")
+    if json:
+        return show.as_json(agent)
+    show.fields(
+        {"agent": agent["id"], "status": _status(agent), "group": agent["resource_group"],
+         "used": _used(agent["slots"] or {}), "sessions": agent["sessions"]}
+    )  # fmt: skip
+    if not agent["devices"]:
+        return None
+    print()
+    return show.table(
+        ["DEVICE", "SLOT", "MODEL", "MEMORY", "NUMA", "USED", "HEALTH"], [_device(one) for one in agent["devices"]]
+    )
 
 
 @app.command()
@@ -69,6 +90,14 @@ def _used(slots: Json) -> str:
         f"{name} {show.slot(name, amounts['used'])} of {show.slot(name, amounts['capacity'])}"
         for name, amounts in slots.items()
     )
+
+
+def _device(device: Json) -> list[object]:
+    health = "healthy" if device["healthy"] else f"unhealthy: {device['reason']}"
+    memory = show.slot(MEM, device["memory"]) if device["memory"] else ""
+    numa = "" if device["numa"] is None else device["numa"]
+    used = f"{show.slot(device['slot'], device['used'])} of {show.slot(device['slot'], device['total'])}"
+    return [device["id"], device["slot"], device["model"], memory, numa, used, health]
 
 
 def _devices(devices: list[Json]) -> str:

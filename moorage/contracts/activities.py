@@ -12,7 +12,7 @@ from typing import Any
 
 from temporalio import activity
 
-from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.node import AgentInfo, ContainerSeen, Device
 from moorage.domain.session import Ending, KernelExit, KernelSpec, NodeLossPolicy
 
 # Types of ApplicationError that a workflow tells apart.
@@ -248,12 +248,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """Signal `report`: the containers with our labels on the node."""
+    """Signal `report`: the containers with our labels on the node, its images, and how its devices are."""
 
     agent_id: str
     incarnation: str
     containers: list[ContainerSeen]
     images: list[str] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=list)
 
 
 class AgentActivities(ABC):
@@ -269,7 +270,8 @@ class AgentActivities(ABC):
     async def reconcile_agent(self, report: AgentReport) -> Verdict:
         """Sessions whose container is missing or has ended are told; containers nobody expects are returned.
 
-        What was held for the node while it was lost is released for each container that is proven gone.
+        What was held for the node while it was lost is released for each container that is proven gone. Sessions that
+        hold a device whose health changed are told in their timeline.
         """
 
     @activity.defn

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage.db import devices
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.node import AgentInfo, ContainerSeen
@@ -47,6 +48,7 @@ async def register(engine: AsyncEngine, info: AgentInfo) -> None:
         )
         if group.scalar_one_or_none() is None:
             raise InvalidRequest(f"there is no resource group {info.resource_group!r}", code="unknown-resource-group")
+        await devices.tell_holders(connection, info.agent_id, info.devices)
         await connection.execute(
             text(
                 "INSERT INTO agents (id, resource_group, status, address, architecture, runtime, hostname, version,"
@@ -85,29 +87,11 @@ async def register(engine: AsyncEngine, info: AgentInfo) -> None:
             ),
             {"id": info.agent_id, "slots": json.dumps(info.slots)},
         )
-        await _offer_devices(connection, info)
+        await devices.offer(connection, info.agent_id, info.devices)
         await connection.execute(
             text("SELECT pg_notify(:channel, :payload)"),
             {"channel": SCHEDULER_CHANNEL, "payload": info.resource_group},
         )
-
-
-async def _offer_devices(connection: AsyncConnection, info: AgentInfo) -> None:
-    """What the node has now; a device that it has no more takes nothing new, and what holds it goes on."""
-    await connection.execute(
-        text(
-            "INSERT INTO devices (agent_id, device_id, slot, total, numa, model, healthy)"
-            " SELECT :id, d.* FROM jsonb_to_recordset(CAST(:devices AS jsonb))"
-            " AS d(device_id text, slot text, total int, numa int, model text, healthy boolean)"
-            " ON CONFLICT (agent_id, device_id) DO UPDATE SET slot = excluded.slot, numa = excluded.numa,"
-            " total = GREATEST(excluded.total, devices.used), model = excluded.model, healthy = excluded.healthy"
-        ),
-        {"id": info.agent_id, "devices": json.dumps([asdict(device) for device in info.devices])},
-    )
-    await connection.execute(
-        text("UPDATE devices SET healthy = false WHERE agent_id = :id AND NOT device_id = ANY(:there)"),
-        {"id": info.agent_id, "there": [device.device_id for device in info.devices]},
-    )
 
 
 async def note_images(engine: AsyncEngine, agent_id: str, images: Sequence[str]) -> None:

@@ -35,6 +35,8 @@ class Device:
     numa: int | None = None
     model: str = ""
     healthy: bool = True
+    memory: int = 0  # bytes of the whole device or slice; 0 if unknown
+    reason: str = ""  # why it is unhealthy
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,7 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "quota-exceeded"
     UNSATISFIABLE = "unsatisfiable"
     CANCELLED_BY_ADMIN = "cancelled-by-admin"
+    DEVICE_HEALTH = "device-health"  # no move: the status stays
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from agent_worker.accelerators.simulated import Simulated, simulated_devices
 from agent_worker.activities import NodeKernels
+from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.runtimes.contract import Runtime
+from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
 from moorage.contracts import activities as contract
 from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, PullImage
@@ -34,6 +39,42 @@ async def _refusal(kernels: NodeKernels, spec: KernelSpec) -> ApplicationError:
         await _create(kernels, spec)
     assert refused.value.non_retryable
     return refused.value
+
+
+@pytest.fixture
+async def inventory(tmp_path: Path) -> Inventory:
+    """Two pretended GPUs, of which the second is out of order."""
+    (tmp_path / "now.json").write_text('{"cuda.device-1": {"fault": "worn out"}}')
+    pretended = Simulated(simulated_devices("cuda.device=2"), tmp_path / "now.json")
+    found = Inventory({"simulated": pretended})
+    await found.take_stock()
+    return found
+
+
+@pytest.mark.docker
+async def test_pretended_devices_reach_a_real_container_as_variables(
+    docker_runtime: DockerRuntime, kept_logs: KeptLogs, agent_id: str, inventory: Inventory
+) -> None:
+    spec = replace(a_spec("env", agent_id=agent_id), devices={"cuda.device-0": 1})
+    await _create(NodeKernels(docker_runtime, kept_logs, inventory), spec)
+    [seen] = await docker_runtime.containers()
+    said = b"".join([chunk async for chunk in docker_runtime.logs(seen, follow=True)]).decode()
+    assert "MOORAGE_DEVICES=cuda.device-0" in said
+    assert "CUDA_VISIBLE_DEVICES=cuda.device-0" in said
+
+
+@pytest.mark.parametrize(
+    ("device_id", "words"),
+    [("cuda.device-7", "no device cuda.device-7"), ("cuda.device-1", "cuda.device-1 is unhealthy: worn out")],
+    ids=["unknown", "unhealthy"],
+)
+async def test_a_device_that_the_node_cannot_give_is_refused_and_no_container_is_made(
+    device_id: str, words: str, runtime: Runtime, kept_logs: KeptLogs, agent_id: str, inventory: Inventory
+) -> None:
+    kernels = NodeKernels(runtime, kept_logs, inventory)
+    refusal = await _refusal(kernels, replace(a_spec(agent_id=agent_id), devices={device_id: 1}))
+    assert (refusal.type, words in refusal.message) == (contract.CREATE_REFUSED, True)
+    assert await runtime.containers() == []
 
 
 async def test_destroying_proves_that_it_existed_and_how_it_ended(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from typer import Typer
 
+from agent_worker.accelerators import found
 from api.group_schemas import GroupOptions, PutLimit
 from api.main import build
 from moorage import plugins
@@ -93,3 +94,9 @@ def test_each_code_of_a_refusal_is_documented() -> None:
     codes -= {"internal-error", "conflict", "missing-setting", "invalid-setting", "unknown-setting"}
     assert len(codes) > 80
     assert [code for code in sorted(codes) if f"`{code}`" not in text] == []
+
+
+def test_each_group_of_plug_ins_is_documented() -> None:
+    text = (DOCS / "plugins.md").read_text()
+    groups = (plugins.ORDERS_GROUP, plugins.SELECTORS_GROUP, found.GROUP)
+    assert [one for one in (*groups, *found.BUILT_IN) if f"`{one}`" not in text] == []

@@ -29,8 +29,10 @@ AGENT: dict[str, Any] = {
     "id": "node1", "status": "ALIVE", "schedulable": False, "resource_group": "gpu", "runtime": "docker",
     "architecture": "x86_64", "sessions": 2, "last_seen": None, "slots": {"cpu": {"capacity": 4000, "used": 1000}},
     "devices": [
-        {"id": "gpu0", "slot": "cuda.shares", "total": 100, "used": 50, "healthy": True},
-        {"id": "gpu1", "slot": "cuda.shares", "total": 100, "used": 0, "healthy": False},
+        {"id": "gpu0", "slot": "cuda.shares", "total": 100, "used": 50, "healthy": True, "reason": "",
+         "model": "H100", "memory": 80 * GIB, "numa": 0},
+        {"id": "gpu1", "slot": "cuda.shares", "total": 100, "used": 0, "healthy": False, "reason": "XID 79",
+         "model": "H100", "memory": 0, "numa": None},
     ],
 }  # fmt: skip
 SESSION: dict[str, Any] = {"name": "train-1", "id": "5b1e"}
@@ -85,6 +87,15 @@ def test_a_bare_noun_lists(moor: Moor) -> None:
     assert "ALIVE, cordoned" in listed
     assert "gpu0 0.5, gpu1 unhealthy" in listed
     assert '"items"' in done(moor("agents", "--json"))
+
+
+def test_a_node_is_shown_with_its_devices(moor: Moor) -> None:
+    lines = [" ".join(line.split()) for line in done(moor("agents", "show", "node1")).splitlines()]
+    assert "gpu0 cuda.shares H100 80 GiB 0 0.5 of 1 healthy" in lines
+    assert "gpu1 cuda.shares H100 0 of 1 unhealthy: XID 79" in lines
+    assert '"memory"' in done(moor("agents", "show", "node1", "--json"))
+    unknown = moor("agents", "show", "node9")
+    assert (unknown.returncode, "there is no agent 'node9'" in unknown.stderr) == (1, True)
 
 
 def test_a_group_is_shown_with_its_options(moor: Moor) -> None:

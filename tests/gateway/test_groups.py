@@ -269,6 +269,11 @@ async def test_an_unknown_node_is_neither_cordoned_nor_drained(gateway: Gateway)
 
 
 async def test_a_node_shows_its_devices(gateway: Gateway) -> None:
-    await nodes.register(gateway.engine, an_agent("n1", devices=[Device("gpu0", "cuda.shares", 100)]))
+    gpu = Device("gpu0", "cuda.shares", 100, numa=1, model="H100", healthy=False, memory=80, reason="XID 79")
+    await nodes.register(gateway.engine, an_agent("n1", devices=[gpu]))
     device = (await gateway.get("/agent")).json()["items"][0]["devices"][0]
-    assert (device["id"], device["slot"], device["total"], device["used"]) == ("gpu0", "cuda.shares", 100, 0)
+    assert device.pop("health_changed")
+    assert device == {
+        "id": "gpu0", "slot": "cuda.shares", "total": 100, "used": 0, "numa": 1, "model": "H100", "memory": 80,
+        "healthy": False, "reason": "XID 79",
+    }  # fmt: skip

@@ -178,6 +178,8 @@ class Cluster:
         }
         if self._runtime == "docker" and self._ports.agents > 1:
             settings |= _share_of_host(self._ports.agents)
+            if number > 1:  # a GPU is one agent's: the ledger keeps each node's apart
+                settings["MOORAGE_AGENT_CUDA_OFFER"] = "none"
         return settings
 
     async def _start(self, part: Part) -> None:

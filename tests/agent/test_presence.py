@@ -1,0 +1,98 @@
+"""What the node says of its devices, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from temporalio.client import Client
+
+from agent_worker.accelerators.simulated import Simulated, simulated_devices
+from agent_worker.inventory import Inventory
+from agent_worker.presence import NodePresence
+from agent_worker.runtimes.simulated import SimulatedRuntime
+from moorage.contracts.activities import AgentReport
+from moorage.domain.node import AgentInfo, ContainerSeen
+from tests.support.builders import an_agent
+
+
+class ControlPlane:
+    """Temporal as the agent sees it."""
+
+    def __init__(self) -> None:
+        self.service_client = self
+        self.registered: asyncio.Queue[AgentInfo] = asyncio.Queue()
+        self.reports: asyncio.Queue[AgentReport] = asyncio.Queue()
+
+    async def check_health(self, *, timeout: timedelta) -> bool:
+        return True
+
+    async def start_workflow(self, name: str, **options: Any) -> None:
+        self.registered.put_nowait(options["start_signal_args"][0])
+
+    def get_workflow_handle(self, workflow_id: str) -> ControlPlane:
+        return self
+
+    async def signal(self, name: str, message: AgentReport, *, rpc_timeout: timedelta) -> None:
+        assert name == "report"
+        self.reports.put_nowait(message)
+
+
+class Node:
+    def __init__(self, folder: Path, runtime: SimulatedRuntime) -> None:
+        self.control = ControlPlane()
+        self._happenings = folder / "now.json"
+        self.inventory = Inventory({"simulated": Simulated(simulated_devices("cuda.device=2"), self._happenings)})
+        self.presence = NodePresence(cast(Client, self.control), runtime, self._info, self.inventory)
+
+    def _info(self, containers: list[ContainerSeen], images: list[str]) -> AgentInfo:
+        return replace(an_agent(containers=containers, images=images), devices=self.inventory.devices)
+
+    def happens(self, **faults: str) -> None:
+        self._happenings.write_text(json.dumps({f"cuda.device-{n[1:]}": {"fault": one} for n, one in faults.items()}))
+
+
+@pytest.fixture
+async def node(tmp_path: Path, simulated_runtime: SimulatedRuntime) -> AsyncIterator[Node]:
+    made = Node(tmp_path, simulated_runtime)
+    yield made
+
+
+def ill(said: AgentInfo | AgentReport) -> dict[str, str]:
+    return {device.device_id: device.reason for device in said.devices if not device.healthy}
+
+
+async def test_a_fault_that_stands_at_the_start_is_registered(node: Node) -> None:
+    node.happens(n1="worn out")
+    await node.inventory.take_stock()
+    speaking = asyncio.create_task(node.presence.run(fence_s=1000))
+    async with asyncio.timeout(5):
+        assert ill(await node.control.registered.get()) == {"cuda.device-1": "worn out"}
+    await _ended(speaking)
+
+
+async def test_a_change_of_health_is_reported_before_the_next_report_is_due(node: Node) -> None:
+    await node.inventory.take_stock()
+    speaking = asyncio.create_task(node.presence.run(fence_s=1000))
+    async with asyncio.timeout(5):
+        assert ill(await node.control.registered.get()) == {}
+        node.happens(n0="fell off the bus")
+        await node.inventory.look()
+        assert ill(await node.control.reports.get()) == {"cuda.device-0": "fell off the bus"}
+        node.happens()
+        await node.inventory.look()
+        assert ill(await node.control.reports.get()) == {}
+    await _ended(speaking)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
