@@ -12,6 +12,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.metrics.meter import Meter
 from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime
 from moorage.contracts import activities as contract
 from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, KernelActivities, PullImage
@@ -27,9 +28,10 @@ _TOMBSTONE_S = 3600.0
 class NodeKernels(KernelActivities):
     """Implements the promises of KernelActivities on a runtime."""
 
-    def __init__(self, runtime: Runtime, logs: KeptLogs) -> None:
+    def __init__(self, runtime: Runtime, logs: KeptLogs, meter: Meter | None = None) -> None:
         self._runtime = runtime
         self._logs = logs
+        self._meter = meter or Meter(runtime)
         self._locks: dict[str, asyncio.Lock] = {}
         self._destroyed: dict[str, tuple[int, float]] = {}  # kernel -> last attempt destroyed, and when (monotonic)
 
@@ -49,6 +51,7 @@ class NodeKernels(KernelActivities):
             except CreateRefused as error:
                 raise _final(contract.CREATE_REFUSED, str(error)) from None
             took_ms = (time.perf_counter() - began) * 1000
+            self._meter.begin(_seen(spec, started.container_id))
             return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
 
     @activity.defn
@@ -66,9 +69,10 @@ class NodeKernels(KernelActivities):
         async with _beating():
             self._bury(order)
             found = await self._of(order.kernel_id, below=order.attempt + 1)
-            for container in found:
-                if container.state == "running":
-                    await self._runtime.stop(container, order.grace_s)
+            running = [container for container in found if container.state == "running"]
+            await self._meter.last_look(running)
+            for container in running:
+                await self._runtime.stop(container, order.grace_s)
             async with self._lock(order.kernel_id):
                 return await self._remove(order)
 
@@ -87,7 +91,8 @@ class NodeKernels(KernelActivities):
             await self._runtime.remove(container)
             if container.attempt == order.attempt:
                 exit = ended
-        return Destroyed(order.kernel_id, order.attempt, existed, exit, size)
+        usage = self._meter.end(order.kernel_id, order.attempt)
+        return Destroyed(order.kernel_id, order.attempt, existed, exit, size, usage)
 
     async def _of(self, kernel_id: str, *, below: int) -> list[ContainerSeen]:
         found = await self._runtime.containers()
@@ -103,6 +108,11 @@ class NodeKernels(KernelActivities):
 
     def _lock(self, kernel_id: str) -> asyncio.Lock:
         return self._locks.setdefault(kernel_id, asyncio.Lock())
+
+
+def _seen(spec: KernelSpec, container_id: str) -> ContainerSeen:
+    devices = sorted(spec.devices)
+    return ContainerSeen(spec.session_id, spec.kernel_id, spec.attempt, container_id, "running", devices=devices)
 
 
 async def _to_its_end(step: Awaitable[_T]) -> _T:

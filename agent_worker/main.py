@@ -19,6 +19,7 @@ from temporalio.worker import Worker
 from agent_worker import dataplane
 from agent_worker.activities import NodeKernels
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.metrics.meter import Meter, no_devices
 from agent_worker.presence import NodePresence
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
@@ -85,7 +86,8 @@ async def run(settings: Settings) -> None:
     logs = KeptLogs(settings.agent_data_dir / "logs", cap_bytes=settings.agent_log_bytes)
     listener = socket.create_server((settings.agent_host, settings.agent_port))
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
-    app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key)
+    meter = Meter(runtime, runtime.devices if isinstance(runtime, SimulatedRuntime) else no_devices)
+    app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter)
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     devices = simulated_devices(settings.agent_simulated_devices)
     slots, incarnation = await offered(settings, runtime, devices), new_id()
@@ -119,7 +121,7 @@ async def run(settings: Settings) -> None:
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs)),
+            *registered(KernelActivities, NodeKernels(runtime, logs, meter)),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -132,11 +134,12 @@ async def run(settings: Settings) -> None:
     async with worker:
         speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
         tending = asyncio.create_task(runtime.tend())
+        metering = asyncio.create_task(meter.run())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, serving}
+        parts = {speaking, tending, metering, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending):
+        for task in (waiting, speaking, tending, metering):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

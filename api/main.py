@@ -20,7 +20,7 @@ from api.changes import Changes
 from api.deps import Parts, authenticate
 from api.limits import BodyLimit
 from api.lives import Lives, TemporalLives
-from api.routes import agents, cluster, decisions, graphql, groups, limits, sessions
+from api.routes import agents, cluster, decisions, graphql, groups, limits, metrics, sessions, stats
 from moorage import log
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
@@ -28,7 +28,7 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
-_ROOMS = (cluster, sessions, decisions, agents, groups, limits, graphql)
+_ROOMS = (cluster, sessions, stats, metrics, decisions, agents, groups, limits, graphql)
 
 
 def build(settings: Settings, lives: Lives | None = None) -> FastAPI:

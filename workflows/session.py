@@ -40,6 +40,7 @@ from moorage.domain.session import (
     SessionStatus,
     ending_of,
 )
+from moorage.domain.usage import KernelUsage
 from workflows import options
 
 _S = SessionStatus
@@ -76,6 +77,7 @@ class SessionWorkflow:
         self._assignment: Assignment | None = None
         self._cancel: Cancel | None = None
         self._exits: dict[str, KernelExit] = {}
+        self._usage: dict[str, KernelUsage] = {}
         self._lost: dict[str, NodeLost] = {}
         self._preempt: Preempt | None = None
         self._first_failure = session.first_failure
@@ -329,6 +331,8 @@ class SessionWorkflow:
     def _note_proof(self, proof: Destroyed) -> None:
         if proof.exit is not None:
             self._exits.setdefault(proof.kernel_id, proof.exit)
+        if proof.usage is not None:
+            self._usage[proof.kernel_id] = proof.usage
 
     async def _requeue(self, failure: _TryElsewhere, fenced: list[str]) -> None:
         """PENDING again. A lost node's containers are stopped by its own fence before another node may start."""
@@ -337,7 +341,15 @@ class SessionWorkflow:
             await workflow.sleep(wait_s)
         self._attempt = await workflow.execute_local_activity_method(
             SessionActivities.requeue_session,
-            Requeue(self._session.session_id, self._attempt, failure.reason, failure.message, failure.avoid, fenced),
+            Requeue(
+                self._session.session_id,
+                self._attempt,
+                failure.reason,
+                failure.message,
+                failure.avoid,
+                fenced,
+                list(self._usage.values()),
+            ),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
             summary=f"requeue: {failure.reason}",
@@ -347,6 +359,7 @@ class SessionWorkflow:
             self._assignment = None
         self._lost.clear()
         self._exits.clear()
+        self._usage.clear()
         self._preempt = None
         if workflow.info().is_continue_as_new_suggested() and self._assignment is None and self._cancel is None:
             workflow.continue_as_new(
@@ -363,7 +376,7 @@ class SessionWorkflow:
         actor = self._cancel.actor if self._cancel is not None and ending.reason == self._cancel.reason else "workflow"
         status: str = await workflow.execute_local_activity_method(
             SessionActivities.finish_session,
-            Finish(self._session.session_id, ending, actor, list(fenced)),
+            Finish(self._session.session_id, ending, actor, list(fenced), list(self._usage.values())),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
             summary=f"record {ending.status}: {ending.reason}",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system
+from moorage.cli import agents, bench, check, cluster, decisions, groups, limits, roles, sessions, show, system, top
 from moorage.domain.errors import MoorageError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "stop": sessions.stop,
     "exec": sessions.execute,
     "events": sessions.events,
+    "top": top.top,
     "why": decisions.why,
     "queue": decisions.queue,
     "plan": decisions.plan,
