@@ -84,11 +84,11 @@ class Meter:
 
     async def look(self) -> None:
         """One round: whatever is due."""
-        clock = self._clock()
-        if clock >= self._list_due:
+        if self._clock() >= self._list_due:
             known = set(self._metered)
             self._compare(known, await self._runtime.containers())
-            self._list_due = clock + _LIST_S
+            self._list_due = self._clock() + _LIST_S
+        clock = self._clock()
         due = [one for one in self._metered.values() if clock >= one.due and one.container.state == "running"]
         if due or clock >= self._node_due:
             await self._measure(due)

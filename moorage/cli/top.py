@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from moorage.cli import show
 from moorage.cli.client import Client, Json
 from moorage.cli.sessions import AsJson
 from moorage.cli.usage import UNKNOWN, amount, cores, known
+from moorage.domain.errors import Unavailable
 
 _COLUMNS = ["CPU", "%", "MEM", "OF", "READ/s", "WRITE/s", "RX/s", "TX/s", "PIDS", "DEVICES"]
 
@@ -33,9 +35,17 @@ def top(
         with Live(_drawn(client.stats(ref)), console=show.console(), auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
-                live.update(_drawn(client.stats(ref)), refresh=True)
+                live.update(_look(client, ref), refresh=True)
     except KeyboardInterrupt:
         return None
+
+
+def _look(client: Client, ref: str | None) -> RenderableType:
+    """An API that is away for a moment ends nothing."""
+    try:
+        return _drawn(client.stats(ref))
+    except Unavailable as error:
+        return Text(show.printable(error.message))
 
 
 def _drawn(found: Json) -> RenderableType:
@@ -71,10 +81,10 @@ def line(stats: Json | None) -> tuple[str, ...]:
         known(cpu["percent"], "{:.0f}"),
         amount(mem["used"]),
         amount(mem["limit"]),
-        amount(io["readamount_s"]),
-        amount(io["writeamount_s"]),
-        amount(net["rxamount_s"]),
-        amount(net["txamount_s"]),
+        amount(io["read_bytes_s"]),
+        amount(io["write_bytes_s"]),
+        amount(net["rx_bytes_s"]),
+        amount(net["tx_bytes_s"]),
         known(stats["pids"], "{}"),
         ", ".join(_device(device) for device in stats["devices"]),
     )

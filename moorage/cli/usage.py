@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from moorage.cli.client import Json
@@ -16,10 +17,10 @@ def used(usage: Json | None) -> dict[str, object]:
         return {}
     cpu, mem, io, net = usage["cpu"], usage["mem"], usage["io"], usage["net"]
     values: dict[str, object] = {
-        "used cpu": f"{cores(cpu['average'])} on average, {cores(cpu['peak'])} at most, of {cores(cpu['asked'])}",
-        "used mem": f"{amount(mem['average'])} on average, {amount(mem['peak_used'])} at most, of {amount(mem['asked'])}",
-        "used io": f"{amount(io['readamount'])} read, {amount(io['writeamount'])} written",
-        "used net": f"{amount(net['rxamount'])} received, {amount(net['txamount'])} sent",
+        "used cpu": _levels(cores, cpu["average"], cpu["peak"], cpu["asked"]),
+        "used mem": _levels(amount, mem["average"], mem["peak_used"], mem["asked"]),
+        "used io": f"{amount(io['read_bytes'])} read, {amount(io['write_bytes'])} written",
+        "used net": f"{amount(net['rx_bytes'])} received, {amount(net['tx_bytes'])} sent",
     }
     if usage["devices"]:
         values["used devices"] = ", ".join(
@@ -28,6 +29,10 @@ def used(usage: Json | None) -> dict[str, object]:
     if usage["waste"]:
         values["waste"] = "; ".join(usage["waste"])
     return values
+
+
+def _levels(words: Callable[[float | None], str], average: float | None, peak: float | None, asked: int) -> str:
+    return f"{words(average)} on average, {words(peak)} at most, of {words(asked)}"
 
 
 def cores(millicores: float | None) -> str:
