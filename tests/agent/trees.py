@@ -48,29 +48,31 @@ def write(root: Path, files: Mapping[str, str]) -> None:
         path.write_text(content)
 
 
-def a_process(root: Path, groups: str) -> None:
-    write(root, {f"proc/{PID}/cgroup": groups, f"proc/{PID}/net/dev": NET, f"proc/{PID}/stat": STAT})
+def a_process(root: Path, groups: str, *, pid: int = PID) -> None:
+    write(root, {f"proc/{pid}/cgroup": groups, f"proc/{pid}/net/dev": NET, f"proc/{pid}/stat": STAT})
 
 
-def v1_tree(root: Path, files: Mapping[str, str] = V1, *, parent: str = "/docker") -> None:
+def v1_tree(
+    root: Path, files: Mapping[str, str] = V1, *, parent: str = "/docker", name: str = ID, pid: int = PID
+) -> None:
     """Each controller in a hierarchy of its own, `parent` being Docker's folder in each."""
     mounts = [
-        f"{30 + n} 31 0:{n} / {root}/sys/fs/cgroup/{name} rw,relatime - cgroup cgroup rw,{name}"
-        for n, name in enumerate(CONTROLLERS)
+        f"{30 + n} 31 0:{n} / {root}/sys/fs/cgroup/{controller} rw,relatime - cgroup cgroup rw,{controller}"
+        for n, controller in enumerate(CONTROLLERS)
     ]
     mounts.append(f"41 31 0:38 / {root}/sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw")
     write(root, {"proc/self/mountinfo": "\n".join(mounts) + "\n"})
-    for name, content in files.items():
-        controller, _, file = name.partition("/")
-        write(root, {f"sys/fs/cgroup/{controller}{parent}/{ID}/{file}": content})
-    lines = [f"{n}:{name}:{parent}/{ID}" for n, name in enumerate(CONTROLLERS, 1)]
-    a_process(root, "\n".join([*lines, f"9:name=systemd:{parent}/{ID}", f"0::{parent}/{ID}"]) + "\n")
+    for path, content in files.items():
+        controller, _, file = path.partition("/")
+        write(root, {f"sys/fs/cgroup/{controller}{parent}/{name}/{file}": content})
+    lines = [f"{n}:{controller}:{parent}/{name}" for n, controller in enumerate(CONTROLLERS, 1)]
+    a_process(root, "\n".join([*lines, f"9:name=systemd:{parent}/{name}", f"0::{parent}/{name}"]) + "\n", pid=pid)
 
 
-def v2_tree(root: Path, files: Mapping[str, str] = V2, *, folder: str = f"system.slice/docker-{ID}.scope") -> None:
+def v2_tree(root: Path, files: Mapping[str, str] = V2, *, name: str = ID, pid: int = PID) -> None:
     """One hierarchy, as systemd's driver lays it out."""
-    write(
-        root, {"proc/self/mountinfo": f"30 25 0:26 / {root}/sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"}
-    )
-    write(root, {f"sys/fs/cgroup/{folder}/{name}": content for name, content in files.items()})
-    a_process(root, f"0::/{folder}\n")
+    folder = f"system.slice/docker-{name}.scope"
+    mount = f"30 25 0:26 / {root}/sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+    write(root, {"proc/self/mountinfo": mount})
+    write(root, {f"sys/fs/cgroup/{folder}/{path}": content for path, content in files.items()})
+    a_process(root, f"0::/{folder}\n", pid=pid)
