@@ -85,9 +85,7 @@ class Meter:
     async def look(self) -> None:
         """One round: whatever is due."""
         if self._clock() >= self._list_due:
-            known = set(self._metered)
-            self._compare(known, await self._runtime.containers())
-            self._list_due = self._clock() + _LIST_S
+            await self._find_others()
         clock = self._clock()
         due = [one for one in self._metered.values() if clock >= one.due and one.container.state == "running"]
         if due or clock >= self._node_due:
@@ -147,6 +145,15 @@ class Meter:
             readings = await self._runtime.measure([one.container for one in due])
             self._devices = {device.device_id: device for device in await self._devices_now()}
             self._note(due, readings)
+
+    async def _find_others(self) -> None:
+        """Those that nobody told of. While the list can't be had, what is known is measured all the same."""
+        self._list_due = self._clock() + _LIST_S
+        known = set(self._metered)
+        try:
+            self._compare(known, await self._runtime.containers())
+        except Exception as error:
+            _log.warning("containers were not listed", error=_words(error))
 
     async def _devices_now(self) -> Sequence[DeviceReading]:
         """None of them where the accelerators' own library fails; the containers are measured all the same."""

@@ -97,7 +97,7 @@ class Track:
             attempt,
             round(last.age_s, 3),
             cpu_ms=stats.cpu_ms,
-            cpu_peak=_whole(self._cpu.peak),
+            cpu_peak=_whole(self._highest(stats.cpu_ms, last.age_s)),
             mem_avg=_whole(self._mem.mean),
             mem_peak=stats.mem_peak,
             mem_used_peak=_whole(self._mem.peak),
@@ -112,11 +112,16 @@ class Track:
             ],
         )
 
+    def _highest(self, cpu_ms: int | None, age_s: float) -> float | None:
+        """In millicores: of any time between two samples, or of the whole life where that is more."""
+        average = None if cpu_ms is None or age_s < _SHORTEST_S else cpu_ms / age_s
+        return max((one for one in (self._cpu.peak, average) if one is not None), default=None)
+
     def _stats(self, reading: Reading, at: float, devices: list[DeviceReading]) -> Stats:
         """The memory's peak is the kernel's own, else the largest sample."""
         return Stats(
-            at,
-            reading.age_s,
+            round(at, 3),
+            None if reading.age_s is None else round(reading.age_s, 3),
             cpu_limit=reading.cpu_limit,
             cpu_ms=None if reading.cpu_us is None else reading.cpu_us // 1000,
             mem=reading.mem,
@@ -147,7 +152,7 @@ def _rates(before: _Row | None, row: _Row) -> dict[str, float | None]:
 
 def _point(before: _Row | None, row: _Row) -> dict[str, float | None]:
     named = dict(zip(_ROW, row, strict=True))
-    return {"at": named["at"], "mem": named["mem"], "pids": named["pids"], **_rates(before, row)}
+    return {"at": named["at"], **{name: _whole(named[name]) for name in _LEVELS}, **_rates(before, row)}
 
 
 def _whole(value: float | None) -> int | None:

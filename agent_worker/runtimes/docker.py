@@ -288,8 +288,8 @@ class DockerRuntime(Runtime):
         return await self._call(partial(self._gauges.read, ids))
 
     def _process(self, container_id: str) -> int | None:
-        """Its first process, as the host numbers it; None if it does not run."""
-        with suppress(NotFound):
+        """Its first process, as the host numbers it; None if it does not run, or Docker is away."""
+        with suppress(DockerException, requests.RequestException, OSError):
             return int(self._client.inspect_container(container_id)["State"]["Pid"]) or None
         return None
 

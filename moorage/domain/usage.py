@@ -10,10 +10,11 @@ from typing import Any
 from moorage.domain.resources import CPU, MEM, format_slot
 from moorage.domain.stats import added
 
-# Below these parts of what was asked, it is said; too short a life tells nothing.
+# Below these parts of what was asked, it is said; too short a life and too small a wish tell nothing.
 _WASTED_PART = 0.25
 _IDLE_DEVICE_PERCENT = 10.0
 _TOO_SHORT_S = 60.0
+_WORTH_A_WORD = {CPU: 1000, MEM: 1024**3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,9 @@ def waste(
     if seconds < _TOO_SHORT_S:
         return []
     words = []
-    if _is_wasted(cpu["average"], cpu["asked"]):
+    if _is_wasted(CPU, cpu["average"], cpu["asked"]):
         words.append(f"asked {cpu['asked'] / 1000:g} cores, used {cpu['average'] / 1000:.2g} on average")
-    if _is_wasted(mem["peak_used"], mem["asked"]):
+    if _is_wasted(MEM, mem["peak_used"], mem["asked"]):
         used = format_slot(MEM, mem["peak_used"])
         words.append(f"asked {format_slot(MEM, mem['asked'])} of memory, used {used} at most")
     for device in devices:
@@ -102,8 +103,8 @@ def waste(
     return words
 
 
-def _is_wasted(used: float | None, asked: int) -> bool:
-    return used is not None and asked > 0 and used < _WASTED_PART * asked
+def _is_wasted(slot: str, used: float | None, asked: int) -> bool:
+    return used is not None and asked >= _WORTH_A_WORD[slot] and used < _WASTED_PART * asked
 
 
 def _weighed(life: KernelUsage) -> float | None:

@@ -90,6 +90,19 @@ async def test_containers_are_listed_seldom(runtime: Watched, meter: Meter) -> N
     assert runtime.listed == 2
 
 
+async def test_while_the_list_cannot_be_had_what_is_known_is_measured(
+    runtime: Watched, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> list[ContainerSeen]:
+        raise OSError("away")
+
+    spec, _ = await _made(runtime, meter)
+    monkeypatch.setattr(runtime, "containers", away)
+    runtime.time += 1
+    await meter.look()
+    assert _stats(meter, spec) is not None
+
+
 async def test_a_container_that_dies_between_the_list_and_the_look_is_no_error(runtime: Watched, meter: Meter) -> None:
     spec, seen = await _made(runtime, meter)
     await runtime.remove(seen)

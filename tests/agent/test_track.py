@@ -83,6 +83,14 @@ def test_the_whole_life_is_summed_up_with_averages_and_peaks() -> None:
     assert (device.utilisation, device.utilisation_peak, device.mem_peak) == (30.0, 50.0, 3000)
 
 
+def test_the_cores_of_a_life_that_was_seen_once_are_at_most_those_of_all_of_it() -> None:
+    track = Track()
+    track.add(Reading(age_s=2, cpu_us=1_000_000), at=0, clock=0)
+    usage = track.usage("k", 0)
+    assert usage is not None
+    assert usage.cpu_peak == 500
+
+
 def test_without_the_kernels_own_mark_the_largest_sample_is_the_peak() -> None:
     track = Track()
     for clock, mem in ((0, 5), (5, 9), (10, 3)):
