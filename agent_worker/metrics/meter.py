@@ -25,6 +25,7 @@ _YOUNG_S, _YOUNG_PERIOD_S = 10.0, 1.0
 _LIST_S = 30.0
 # A stop does not wait longer for it.
 _LAST_LOOK_S = 1.0
+_DEVICES_S = 1.0
 # What was not seen for so long is unknown.
 _STALE_S = 4 * _PERIOD_S
 # Answers of ended kernels, for an order that is given again.
@@ -143,7 +144,8 @@ class Meter:
         """One after the other: a counter read later is never noted earlier."""
         async with self._measuring:
             readings = await self._runtime.measure([one.container for one in due])
-            self._devices = {device.device_id: device for device in await self._devices_now()}
+            if self._clock() >= self._node_due:
+                self._devices = {device.device_id: device for device in await self._devices_now()}
             self._note(due, readings)
 
     async def _find_others(self) -> None:
@@ -156,9 +158,10 @@ class Meter:
             _log.warning("containers were not listed", error=_words(error))
 
     async def _devices_now(self) -> Sequence[DeviceReading]:
-        """None of them where the accelerators' own library fails; the containers are measured all the same."""
+        """None where the accelerators' own library fails or hangs; the containers are measured all the same."""
         try:
-            return await self._read_devices()
+            async with asyncio.timeout(_DEVICES_S):
+                return await self._read_devices()
         except Exception as error:
             _log.warning("devices were not measured", error=_words(error))
             return ()

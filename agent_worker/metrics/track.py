@@ -26,27 +26,29 @@ _FIRST_COUNTER = len(_ROW) - len(_COUNTERS)
 BYTES = len(_ROW) * 8 * SAMPLES
 # Closer than this, a rate says more of the clock than of the container.
 _SHORTEST_S = 0.05
+# Of the time before it, a sample speaks for so much at most.
+_LONGEST_S = 5.0
 
 _Row = tuple[float | None, ...]
 
 
 @dataclass(slots=True)
 class _Level:
-    """What goes up and down: its mean and its highest value."""
+    """What goes up and down: its mean over time, and its highest value."""
 
     sum: float = 0.0
-    count: int = 0
+    seconds: float = 0.0
     peak: float | None = None
 
-    def add(self, value: float | None) -> None:
+    def add(self, value: float | None, seconds: float) -> None:
         if value is None:
             return
-        self.sum, self.count = self.sum + value, self.count + 1
+        self.sum, self.seconds = self.sum + value * seconds, self.seconds + seconds
         self.peak = value if self.peak is None else max(self.peak, value)
 
     @property
     def mean(self) -> float | None:
-        return self.sum / self.count if self.count else None
+        return self.sum / self.seconds if self.seconds else None
 
 
 class Track:
@@ -63,17 +65,19 @@ class Track:
     def add(self, reading: Reading, *, at: float, clock: float, devices: Iterable[DeviceReading] = ()) -> None:
         row: _Row = (at, clock, *(getattr(reading, name) for name in _ROW[_CLOCK + 1 :]))
         before = self._ring.last()
-        if before is None or clock - (before[_CLOCK] or 0.0) >= _SHORTEST_S:
+        passed = (reading.age_s or 0.0) if before is None else clock - (before[_CLOCK] or 0.0)
+        seconds = min(max(passed, _SHORTEST_S), _LONGEST_S)
+        if before is None or passed >= _SHORTEST_S:
             self._ring.append(row)
             self._rates = _rates(before, row)
-            self._cpu.add(self._rates["cpu"])
-        self._mem.add(reading.mem)
-        self._pids.add(reading.pids)
+            self._cpu.add(self._rates["cpu"], seconds)
+        self._mem.add(reading.mem, seconds)
+        self._pids.add(reading.pids, seconds)
         self._reading, self.stats = reading, self._stats(reading, at, list(devices))
         for device in self.stats.devices:
             busy, mem = self._devices.setdefault(device.device_id, (_Level(), _Level()))
-            busy.add(device.utilisation)
-            mem.add(device.mem)
+            busy.add(device.utilisation, seconds)
+            mem.add(device.mem, seconds)
 
     def stats_at(self, clock: float, oldest_s: float) -> Stats | None:
         """The last sample's, unless that is older."""

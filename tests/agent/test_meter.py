@@ -174,6 +174,22 @@ async def test_a_kernel_shows_the_devices_that_it_holds(runtime: Watched, meter:
     assert [one.device_id for one in meter.devices()] == ["gpu-0", "gpu-1"]
 
 
+async def test_devices_are_asked_every_five_seconds_and_not_before_a_stop(runtime: Watched) -> None:
+    asked: list[float] = []
+
+    async def devices() -> Sequence[DeviceReading]:
+        asked.append(runtime.time)
+        return ()
+
+    meter = Meter(runtime, devices, clock=runtime.clock)
+    _, seen = await _made(runtime, meter)
+    for _ in range(10):
+        await meter.look()
+        await meter.last_look([seen])
+        runtime.time += 1
+    assert asked == [100, 105]
+
+
 async def test_accelerators_that_fail_cost_no_other_sample(runtime: Watched) -> None:
     async def broken() -> Sequence[DeviceReading]:
         raise RuntimeError("the library is not there")

@@ -91,6 +91,15 @@ def test_the_cores_of_a_life_that_was_seen_once_are_at_most_those_of_all_of_it()
     assert usage.cpu_peak == 500
 
 
+def test_averages_are_over_time_however_often_it_was_looked() -> None:
+    track = Track()
+    for clock, mem in [(1, 100), (2, 100), (3, 100), (4, 100), (5, 100), (10, 300)]:
+        track.add(Reading(age_s=clock, mem=mem), at=clock, clock=clock)
+    usage = track.usage("k", 0)
+    assert usage is not None
+    assert usage.mem_avg == 200
+
+
 def test_without_the_kernels_own_mark_the_largest_sample_is_the_peak() -> None:
     track = Track()
     for clock, mem in ((0, 5), (5, 9), (10, 3)):
