@@ -20,10 +20,10 @@ _OWNER = {"user": "s.user_id", "project": "s.project_id", "domain": "s.domain"}
 # Where containers are, or may be.
 _PLACED = "s.status IN ('CREATING', 'RUNNING', 'RESTARTING', 'RESIZING', 'TERMINATING')"
 OF_A_SESSION = (
-    "(SELECT jsonb_agg(to_jsonb(g) - 'session_id' ORDER BY g.attempt, g.kernel_id) FROM kernel_usage g"
-    " WHERE g.session_id = s.id)"
+    "CASE WHEN s.status IN ('TERMINATED', 'CANCELLED', 'ERROR') THEN (SELECT jsonb_agg(to_jsonb(g) - 'session_id'"
+    " ORDER BY g.attempt, g.kernel_id) FROM kernel_usage g WHERE g.session_id = s.id) END"
 )
-"""The rows of the session `s`, or NULL."""
+"""The rows of the session `s` once it has ended, else NULL; most reads are of live ones, and look for none."""
 _PLACES = (
     "SELECT k.id::text AS kernel_id, s.id::text AS session_id, s.attempt, k.role, k.idx, a.id AS agent,"
     " a.address, a.status AS agent_status FROM sessions s JOIN kernels k ON k.session_id = s.id"
