@@ -42,11 +42,17 @@ class LedgerSessions(SessionActivities):
             message=requeue.message,
             avoid=requeue.avoid_agent,
             fenced=requeue.fenced_agents,
+            usage=requeue.usage,
         )
 
     async def finish_session(self, finish: Finish) -> str:
         return await ledger.finish(
-            self._engine, finish.session_id, finish.ending, actor=finish.actor, fenced=finish.fenced_agents
+            self._engine,
+            finish.session_id,
+            finish.ending,
+            actor=finish.actor,
+            fenced=finish.fenced_agents,
+            usage=finish.usage,
         )
 
     async def session_state(self, session_id: str) -> SessionState:

@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError
 
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.metrics.meter import Meter
 from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime
 from moorage.contracts import activities as contract
 from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, KernelActivities, PullImage
@@ -31,11 +32,14 @@ _TOMBSTONE_S = 3600.0
 class NodeKernels(KernelActivities):
     """Implements the promises of KernelActivities on a runtime."""
 
-    def __init__(self, runtime: Runtime, logs: KeptLogs, inventory: Inventory | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, logs: KeptLogs, inventory: Inventory | None = None, *, meter: Meter | None = None
+    ) -> None:
         """Without an inventory the node has no devices."""
         self._runtime = runtime
         self._logs = logs
         self._inventory = inventory or Inventory()
+        self._meter = meter or Meter(runtime)
         self._locks: dict[str, asyncio.Lock] = {}
         self._destroyed: dict[str, tuple[int, float]] = {}  # kernel -> last attempt destroyed, and when (monotonic)
 
@@ -56,6 +60,7 @@ class NodeKernels(KernelActivities):
             except CreateRefused as error:
                 raise _final(contract.CREATE_REFUSED, without_secrets(str(error), spec)) from None
             took_ms = (time.perf_counter() - began) * 1000
+            self._meter.begin(_seen(spec, started.container_id))
             return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
 
     @activity.defn
@@ -73,9 +78,10 @@ class NodeKernels(KernelActivities):
         async with _beating():
             self._bury(order)
             found = await self._of(order.kernel_id, below=order.attempt + 1)
-            for container in found:
-                if container.state == "running":
-                    await self._runtime.stop(container, order.grace_s)
+            running = [container for container in found if container.state == "running"]
+            await self._meter.last_look(running)
+            for container in running:
+                await self._runtime.stop(container, order.grace_s)
             async with self._lock(order.kernel_id):
                 return await self._remove(order)
 
@@ -94,7 +100,8 @@ class NodeKernels(KernelActivities):
             await self._runtime.remove(container)
             if container.attempt == order.attempt:
                 exit = ended
-        return Destroyed(order.kernel_id, order.attempt, existed, exit, size)
+        usage = self._meter.end(order.kernel_id, order.attempt)
+        return Destroyed(order.kernel_id, order.attempt, existed, exit, size, usage)
 
     async def _of(self, kernel_id: str, *, below: int) -> list[ContainerSeen]:
         found = await self._runtime.containers()
@@ -110,6 +117,11 @@ class NodeKernels(KernelActivities):
 
     def _lock(self, kernel_id: str) -> asyncio.Lock:
         return self._locks.setdefault(kernel_id, asyncio.Lock())
+
+
+def _seen(spec: KernelSpec, container_id: str) -> ContainerSeen:
+    devices = sorted(spec.devices)
+    return ContainerSeen(spec.session_id, spec.kernel_id, spec.attempt, container_id, "running", devices=devices)
 
 
 async def _to_its_end(step: Awaitable[_T]) -> _T:

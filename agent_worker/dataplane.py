@@ -1,9 +1,10 @@
-"""What the API reads from the node: logs and exec, over HTTP, each call with a token for exactly that."""
+"""What the API reads from the node: logs, exec and stats, over HTTP, each call with a token for exactly that."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,23 +12,29 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.metrics.meter import Meter
 from agent_worker.runtimes.contract import CreateRefused, Runtime
-from moorage.contracts.dataplane import check_token
+from moorage.contracts.dataplane import EVERY_KERNEL, check_token
 from moorage.domain.errors import Conflict, InvalidRequest, MoorageError, NotFound, Unauthenticated
 from moorage.domain.node import ContainerSeen
+from moorage.domain.stats import NodeStats
 
 _LONGEST_EXEC_S = 3600.0
 
 
-def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str) -> Starlette:
+def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str, meter: Meter | None = None) -> Starlette:
     """The app described in moorage.contracts.dataplane."""
+    metered = meter or Meter(runtime)
 
-    def allow(request: Request, action: str) -> tuple[str, str]:
+    def check(request: Request, subject: str, action: str) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("the data plane needs a token")
+        check_token(key, token, agent_id=agent_id, kernel_id=subject, action=action)
+
+    def allow(request: Request, action: str) -> tuple[str, str]:
         kernel_id = request.path_params["kernel_id"]
-        check_token(key, token, agent_id=agent_id, kernel_id=kernel_id, action=action)
+        check(request, kernel_id, action)
         return request.path_params["session_id"], kernel_id
 
     async def find(session_id: str, kernel_id: str) -> ContainerSeen | None:
@@ -60,6 +67,14 @@ def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str) -> Starl
             raise Conflict(str(error), code="exec-refused") from None
         return JSONResponse({"exit_code": result.exit_code, "stdout": result.stdout, "stderr": result.stderr})
 
+    async def stats(request: Request) -> Response:
+        session_id = request.path_params.get("session_id", "")
+        check(request, session_id or EVERY_KERNEL, "stats")
+        kernels = metered.kernels(session_id, _seconds(request))
+        if session_id:
+            return JSONResponse(asdict(NodeStats(kernels=kernels)))
+        return JSONResponse(asdict(NodeStats(metered.node(), metered.devices(), kernels)))
+
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "agent": agent_id})
 
@@ -72,6 +87,8 @@ def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str) -> Starl
         routes=[
             Route("/health", health),
             Route("/logs/{session_id:uuid}/{kernel_id:uuid}", _as_text(read_logs)),
+            Route("/stats", stats),
+            Route("/stats/{session_id:uuid}", _as_text(stats)),
             Route("/exec/{session_id:uuid}/{kernel_id:uuid}", _as_text(execute), methods=["POST"]),
         ],
         exception_handlers={MoorageError: refuse},
@@ -85,6 +102,13 @@ def _tail(request: Request) -> int | None:
     if not text.isdecimal():
         raise InvalidRequest(f"tail is {text[:40]!r}; it must be a number of lines")
     return int(text)
+
+
+def _seconds(request: Request) -> float:
+    text = request.query_params.get("since_s", "0")
+    if not text.replace(".", "", 1).isdecimal():
+        raise InvalidRequest(f"since_s is {text[:40]!r}; it must be a number of seconds")
+    return float(text)
 
 
 def _last_lines(text: bytes, tail: int | None) -> bytes:

@@ -14,6 +14,7 @@ from moorage import log
 from moorage.contracts.accelerators import Accelerator, DeviceMeasure, Reservation, together
 from moorage.domain.node import Device
 from moorage.domain.resources import CPU, MEM
+from moorage.domain.stats import DeviceReading
 
 _T = TypeVar("_T")
 # A look at eight GPUs takes some ten milliseconds; a job of hundreds wastes all of them until the fault is seen.
@@ -92,6 +93,20 @@ class Inventory:
         """Each device now; nothing of a driver that does not answer."""
         answers = await asyncio.gather(*(driver.measure() for driver in self._drivers))
         return [measure for answer in answers for measure in answer if measure.device_id in self._devices]
+
+    async def readings(self) -> list[DeviceReading]:
+        """The same as a session's statistics show it."""
+        return [
+            DeviceReading(
+                one.device_id,
+                None if one.utilisation is None else 100 * one.utilisation,
+                one.memory_used,
+                one.memory_total,
+                one.temperature_c,
+                one.power_w,
+            )
+            for one in await self.measure()
+        ]
 
     def _of_driver(self, driver: _Driver) -> list[str]:
         return [device_id for device_id, one in self._of.items() if one is driver]

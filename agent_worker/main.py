@@ -21,6 +21,7 @@ from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.metrics.meter import Meter
 from agent_worker.presence import NodePresence
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
@@ -71,10 +72,13 @@ async def run(settings: Settings) -> None:
     logs = KeptLogs(settings.agent_data_dir / "logs", cap_bytes=settings.agent_log_bytes)
     listener = socket.create_server((settings.agent_host, settings.agent_port))
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
-    app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key)
-    server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     inventory = Inventory(accelerators(settings))
     await inventory.take_stock()
+    # Simulated sessions say themselves how busy they are.
+    devices = runtime.devices if isinstance(runtime, SimulatedRuntime) else inventory.readings
+    meter = Meter(runtime, devices)
+    app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter)
+    server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
 
     def info(containers: list[ContainerSeen], images: list[str]) -> AgentInfo:
@@ -106,7 +110,7 @@ async def run(settings: Settings) -> None:
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs, inventory)),
+            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter)),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -120,11 +124,12 @@ async def run(settings: Settings) -> None:
         speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
         tending = asyncio.create_task(runtime.tend())
         watching = asyncio.create_task(inventory.watch())
+        metering = asyncio.create_task(meter.run())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, watching, serving}
+        parts = {speaking, tending, watching, metering, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending, watching):
+        for task in (waiting, speaking, tending, watching, metering):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

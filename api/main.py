@@ -43,6 +43,7 @@ from api.routes import (
     groups,
     keypairs,
     limits,
+    metrics,
     oidc,
     policies,
     projects,
@@ -50,6 +51,7 @@ from api.routes import (
     roles,
     secrets,
     sessions,
+    stats,
     tokens,
     users,
 )
@@ -72,6 +74,7 @@ _ROOMS = (
     groups,
     keypairs,
     limits,
+    metrics,
     oidc,
     policies,
     projects,
@@ -79,6 +82,7 @@ _ROOMS = (
     roles,
     secrets,
     sessions,
+    stats,
     tokens,
     users,
 )

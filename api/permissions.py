@@ -114,6 +114,9 @@ ROUTES: dict[str, str] = {
     "GET /session/{ref}/events": "session:read",
     "GET /session/{ref}/logs": "session:logs",
     "POST /session/{ref}/exec": "session:execute",
+    "GET /session/{ref}/stats": "session:read",
+    "GET /stats": "session:read",
+    "GET /metrics": "cluster:read",
     # Each field of a query has its own line below.
     "POST /graphql": SIGNED_IN,
     "POST /admin/gql": SIGNED_IN,

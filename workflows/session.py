@@ -41,6 +41,7 @@ from moorage.domain.session import (
     SessionStatus,
     ending_of,
 )
+from moorage.domain.usage import KernelUsage
 from workflows import options
 
 _S = SessionStatus
@@ -77,6 +78,7 @@ class SessionWorkflow:
         self._assignment: Assignment | None = None
         self._cancel: Cancel | None = None
         self._exits: dict[str, KernelExit] = {}
+        self._usage: dict[str, KernelUsage] = {}
         self._lost: dict[str, NodeLost] = {}
         self._preempt: Preempt | None = None
         self._first_failure = session.first_failure
@@ -330,6 +332,8 @@ class SessionWorkflow:
     def _note_proof(self, proof: Destroyed) -> None:
         if proof.exit is not None:
             self._exits.setdefault(proof.kernel_id, proof.exit)
+        if proof.usage is not None:
+            self._usage[proof.kernel_id] = proof.usage
 
     async def _requeue(self, failure: _TryElsewhere, fenced: list[str]) -> None:
         """PENDING again. A lost node's containers are stopped by its own fence before another node may start."""
@@ -338,7 +342,15 @@ class SessionWorkflow:
             await workflow.sleep(wait_s)
         self._attempt = await workflow.execute_local_activity_method(
             SessionActivities.requeue_session,
-            Requeue(self._session.session_id, self._attempt, failure.reason, failure.message, failure.avoid, fenced),
+            Requeue(
+                self._session.session_id,
+                self._attempt,
+                failure.reason,
+                failure.message,
+                failure.avoid,
+                fenced,
+                list(self._usage.values()),
+            ),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
             summary=Shown(f"requeue: {failure.reason}"),
@@ -348,6 +360,7 @@ class SessionWorkflow:
             self._assignment = None
         self._lost.clear()
         self._exits.clear()
+        self._usage.clear()
         self._preempt = None
         if workflow.info().is_continue_as_new_suggested() and self._assignment is None and self._cancel is None:
             workflow.continue_as_new(
@@ -364,7 +377,7 @@ class SessionWorkflow:
         actor = self._cancel.actor if self._cancel is not None and ending.reason == self._cancel.reason else "workflow"
         status: str = await workflow.execute_local_activity_method(
             SessionActivities.finish_session,
-            Finish(self._session.session_id, ending, actor, list(fenced)),
+            Finish(self._session.session_id, ending, actor, list(fenced), list(self._usage.values())),
             start_to_close_timeout=options.DATABASE_TIMEOUT,
             retry_policy=options.DATABASE_RETRY,
             summary=Shown(f"record {ending.status}: {ending.reason}"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from agent_worker.metrics.reading import Readings
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelExit, KernelSpec
@@ -100,6 +101,10 @@ class Runtime(ABC):
         A command that was given up goes on until the container ends: Docker has no way to end it. CreateRefused if it
         can't be started.
         """
+
+    @abstractmethod
+    async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
+        """The node, and each of the containers that still runs. Milliseconds for a hundred of them."""
 
     @abstractmethod
     def exits(self) -> AsyncIterator[Exited]:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
@@ -17,6 +17,8 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import CancellableStream, Mount
 
+from agent_worker.metrics.gauges import Gauges
+from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes.contract import (
     OUTPUT_CAP,
     CreateRefused,
@@ -76,6 +78,7 @@ def labels(spec: KernelSpec, node: str) -> dict[str, str]:
         names.LABEL_KERNEL: spec.kernel_id,
         names.LABEL_ATTEMPT: str(spec.attempt),
         names.LABEL_ON_NODE_LOSS: spec.on_node_loss,
+        **({names.LABEL_DEVICES: ",".join(sorted(spec.devices))} if spec.devices else {}),
     }
 
 
@@ -109,6 +112,7 @@ class DockerRuntime(Runtime):
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
         self.secret_files = SecretFiles(self._node)
+        self._gauges = Gauges(self._process)
         self.namespaces = Namespaces(self._client, self._node, size=namespaces, call=self._call)
 
     async def capacity(self) -> dict[str, int]:
@@ -242,6 +246,7 @@ class DockerRuntime(Runtime):
 
         with self.namespaces.busy():
             await self._call(remove)
+        self._gauges.forget(container.container_id)
 
     async def containers(self) -> list[ContainerSeen]:
         return await self._call(lambda: self._list({}))
@@ -274,6 +279,7 @@ class DockerRuntime(Runtime):
             "exited" if exit else ("created" if state == "created" else "running"),
             exit.exit_code if exit else None,
             exit.oom_killed if exit else False,
+            [one for one in found["Labels"].get(names.LABEL_DEVICES, "").split(",") if one],
         )
 
     async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
@@ -301,6 +307,16 @@ class DockerRuntime(Runtime):
         except APIError as error:
             raise CreateRefused(_words(error)) from None
         return ExecResult(int(code or 0), out.decode(errors="replace"), err.decode(errors="replace"))
+
+    async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
+        ids = [container.container_id for container in containers]
+        return await self._call(partial(self._gauges.read, ids))
+
+    def _process(self, container_id: str) -> int | None:
+        """Its first process, as the host numbers it; None if it does not run, or Docker is away."""
+        with suppress(DockerException, requests.RequestException, OSError):
+            return int(self._client.inspect_container(container_id)["State"]["Pid"]) or None
+        return None
 
     async def exits(self) -> AsyncIterator[Exited]:
         told_ns = 0  # Docker's time of the last event that was passed on; asked for again after a break

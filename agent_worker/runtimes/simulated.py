@@ -2,7 +2,9 @@
 
 A session's environment configures what happens: MOORAGE_SIM_RUN_S (ends by itself after so long),
 MOORAGE_SIM_EXIT_CODE, MOORAGE_SIM_CREATE_S (latency), MOORAGE_SIM_OOM=1, MOORAGE_SIM_FAIL_CREATE=1,
-MOORAGE_SIM_IGNORE_STOP=1. The commands `exit N` and `sleep N` do what they say. Images `missing/…` don't exist.
+MOORAGE_SIM_IGNORE_STOP=1; and what it is measured to use, as a part of what it asked for: MOORAGE_SIM_CPU (0.5),
+MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5). The commands `exit N` and `sleep N` do what they say. Images
+`missing/…` don't exist.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass, fields, replace
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from agent_worker.metrics.reading import Reading, Readings
 from agent_worker.runtimes.contract import (
     CreateRefused,
     ExecResult,
@@ -26,8 +30,13 @@ from agent_worker.runtimes.contract import (
 )
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
-from moorage.domain.resources import CPU, MEM
+from moorage.domain.resources import CPU, MEM, SHARES_OF_A_DEVICE
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
+from moorage.domain.stats import DeviceReading
+
+_USES = {CPU: "MOORAGE_SIM_CPU", MEM: "MOORAGE_SIM_MEM", "device": "MOORAGE_SIM_DEVICE"}
+_IO_S, _NET_S = 100_000, 50_000  # bytes a second
+_DEVICE_MEM = 80 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,9 @@ class _Container:
     oom: bool
     ignores_stop: bool
     requeued_elsewhere: bool
+    slots: dict[str, int] = field(default_factory=dict)
+    devices: dict[str, int] = field(default_factory=dict)
+    uses: dict[str, float] = field(default_factory=dict)  # the part of it, by kind
 
     def has_ended(self) -> bool:
         return self.ends is not None and self.ends <= time.time()
@@ -59,6 +71,25 @@ class _Container:
             "exited" if ended else "running",
             self.exit_code if ended else None,
             self.oom if ended else False,
+            sorted(self.devices),
+        )
+
+    def reading(self) -> Reading:
+        """Pretended: steady use of what was asked for, and a little traffic."""
+        age_s, cpu, mem = max(0.0, time.time() - self.started), self.slots.get(CPU), self.slots.get(MEM)
+        used = None if mem is None else round(mem * self.uses.get(MEM, 0.25))
+        return Reading(
+            age_s=age_s,
+            cpu_us=None if cpu is None else round(age_s * cpu * 1000 * self.uses.get(CPU, 0.5)),
+            cpu_limit=cpu,
+            mem=used,
+            mem_limit=mem,
+            mem_peak=used,
+            io_read=round(age_s * _IO_S),
+            io_write=round(age_s * _IO_S / 2),
+            net_rx=round(age_s * _NET_S),
+            net_tx=round(age_s * _NET_S / 2),
+            pids=2,
         )
 
 
@@ -146,6 +177,33 @@ class SimulatedRuntime(Runtime):
             return ExecResult(0, base64.b64decode(content).decode(errors="replace"), "")
         return ExecResult(0, f"simulated: {' '.join(command)}\n", "")
 
+    async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
+        """The node uses what its containers do."""
+        running = [one for one in self._containers.values() if not one.has_ended()]
+        wanted = {container.container_id for container in containers}
+        found = {one.container_id: one.reading() for one in running}
+        capacity = await self.capacity()
+        node = Reading(
+            cpu_us=sum(one.cpu_us or 0 for one in found.values()),
+            cpu_limit=capacity[CPU],
+            mem=sum(one.mem or 0 for one in found.values()),
+            mem_limit=capacity[MEM],
+            pids=sum(one.pids or 0 for one in found.values()),
+        )
+        return Readings(node, {name: reading for name, reading in found.items() if name in wanted})
+
+    async def devices(self) -> list[DeviceReading]:
+        """The accelerators that running containers hold, each as busy as its holders' environment says."""
+        busy: dict[str, float] = defaultdict(float)
+        for one in self._containers.values():
+            for device, amount in {} if one.has_ended() else one.devices.items():
+                part = amount / SHARES_OF_A_DEVICE if amount > 1 else 1.0
+                busy[device] += 100 * part * one.uses.get("device", 0.5)
+        return [
+            DeviceReading(name, min(100.0, percent), round(_DEVICE_MEM * percent / 100), _DEVICE_MEM, 40 + percent / 4)
+            for name, percent in sorted(busy.items())
+        ]
+
     async def exits(self) -> AsyncIterator[Exited]:
         self._wind_all()
         while True:
@@ -209,4 +267,7 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         oom=oom,
         ignores_stop=spec.env.get("MOORAGE_SIM_IGNORE_STOP") == "1",
         requeued_elsewhere=spec.on_node_loss == NodeLossPolicy.REQUEUE,
+        slots=dict(spec.slots),
+        devices=dict(spec.devices),
+        uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
     )

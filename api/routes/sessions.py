@@ -22,9 +22,11 @@ from moorage.contracts import names
 from moorage.contracts.activities import Cancel
 from moorage.contracts.dataplane import issue_token
 from moorage.db import project_reference, sessions, submit
+from moorage.db.usage import kept
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from moorage.domain.session import TERMINAL, Reason, SessionStatus
 from moorage.domain.tenancy import Principal
+from moorage.domain.usage import summary
 
 router = APIRouter(prefix="/session", tags=["sessions"])
 _log = log.get("api")
@@ -165,6 +167,8 @@ def shown(row: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     session_id = str(row["id"])
     plain: dict[str, Any] = {**row, "id": session_id}
     plain.pop("idempotency_hash", None)
+    if "usage" in plain:
+        plain["usage"] = summary(kept(plain["usage"]), plain["slots"])
     for moment in _MOMENTS:
         if plain[moment] is not None:
             plain[moment] = plain[moment].isoformat()

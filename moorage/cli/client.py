@@ -79,6 +79,12 @@ class Client:
         except httpx.TransportError as error:
             raise self._no_answer(error) from None
 
+    def stats(self, ref: str | None = None) -> Json:
+        """Of one session, else of all that run."""
+        if ref is not None:
+            return self._json("GET", f"/session/{_quoted(ref)}/stats")
+        return self._json("GET", "/stats", params={"limit": 1000})
+
     def why(self, ref: str) -> Json:
         return self._json("GET", f"/session/{_quoted(ref)}/why")
 

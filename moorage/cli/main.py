@@ -26,6 +26,7 @@ from moorage.cli import (
     show,
     system,
     tokens,
+    top,
 )
 from moorage.domain.errors import MoorageError
 
@@ -45,6 +46,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "stop": sessions.stop,
     "exec": sessions.execute,
     "events": sessions.events,
+    "top": top.top,
     "why": decisions.why,
     "queue": decisions.queue,
     "plan": decisions.plan,

@@ -14,6 +14,7 @@ from moorage.cli import show
 from moorage.cli.client import Client, Json
 from moorage.cli.pairs import pairs
 from moorage.cli.seconds import parse_seconds
+from moorage.cli.usage import used
 from moorage.cli.wait import Watch, is_over, step
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import DependencyPolicy, NodeLossPolicy, SessionResult, SessionStatus, SessionType
@@ -145,6 +146,7 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
     values["dependencies"] = ", ".join(
         f"{needed['name']} ({needed['status']})" for needed in session.get("dependencies") or []
     )
+    values |= used(values.pop("usage", None))
     return show.fields(values | {f"link {name}": link for name, link in links.items() if link})
 
 

@@ -18,13 +18,19 @@ _WIDE = 400  # a pipe has no width; nothing is cut off there
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns on stdout. Cells are plain text: what a user named is never read as markup."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    """Columns on stdout."""
+    console().print(drawn(headings, rows))
+
+
+def drawn(headings: Sequence[str], rows: Iterable[Sequence[object]], *, below: str = "") -> Table:
+    """Columns, to be printed. Cells are plain text: what a user named is never read as markup."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    made.caption, made.caption_justify = Text(printable(below)) if below else None, "left"
     for heading in headings:
-        drawn.add_column(heading, overflow="fold")
+        made.add_column(heading, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    _console().print(drawn)
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    return made
 
 
 def fields(values: dict[str, object]) -> None:
@@ -33,7 +39,7 @@ def fields(values: dict[str, object]) -> None:
     drawn.add_column(overflow="fold")
     for name, value in values.items():
         drawn.add_row(name, Text(printable(value)))
-    _console().print(drawn)
+    console().print(drawn)
 
 
 def as_json(value: Any) -> None:
@@ -82,5 +88,5 @@ def slot(name: str, amount: Any) -> str:
     return format_slot(name, int(amount))
 
 
-def _console() -> Console:
+def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)

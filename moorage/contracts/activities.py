@@ -14,6 +14,7 @@ from temporalio import activity
 
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
 from moorage.domain.session import Ending, KernelExit, KernelSpec, NodeLossPolicy
+from moorage.domain.usage import KernelUsage
 
 # Types of ApplicationError that a workflow tells apart.
 IMAGE_MISSING = "image-missing"  # the node lacks the image: pull it, then create again
@@ -111,6 +112,7 @@ class Destroyed:
     existed: bool
     exit: KernelExit | None = None  # how the container ended, if it had existed
     log_bytes: int = 0
+    usage: KernelUsage | None = None  # of its whole life, if the node saw it run
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ class Finish:
     ending: Ending
     actor: str
     fenced_agents: list[str] = field(default_factory=list)
+    usage: list[KernelUsage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,7 @@ class Requeue:
     message: str
     avoid_agent: str
     fenced_agents: list[str] = field(default_factory=list)
+    usage: list[KernelUsage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 A token is a JWT (HS256, shared key) bound to one agent, kernel and action, valid for a minute.
 GET  /logs/{session_id}/{kernel_id}?follow=0|1&tail=N   text/plain, chunked; `logs`
 POST /exec/{session_id}/{kernel_id}  {"command": [...], "timeout_s": 60} -> {"exit_code", "stdout", "stderr"}; `exec`
+GET  /stats/{session_id}?since_s=N  the session's kernels here, as NodeStats; `stats`, with the session as kernel
+GET  /stats                                            the whole node, as NodeStats; `stats`, with EVERY_KERNEL
 GET  /health                                            no token
 """
 
@@ -17,6 +19,7 @@ from joserfc.jwk import OctKey
 from moorage.domain.errors import Unauthenticated
 
 LIFETIME_S = 60
+EVERY_KERNEL = "*"  # in the place of a kernel, where all of a node are meant
 
 
 def issue_token(key: str, *, agent_id: str, kernel_id: str, action: str) -> str:

@@ -23,6 +23,7 @@ LABEL_ATTEMPT = "moorage.attempt"
 # A container is ours with all of these; one that was given some of them by hand is not.
 LABELS = (LABEL_AGENT, LABEL_SESSION, LABEL_KERNEL, LABEL_ATTEMPT)
 LABEL_ON_NODE_LOSS = "moorage.on-node-loss"
+LABEL_DEVICES = "moorage.devices"  # ids of the devices that a container holds, with commas between
 # A container that only holds a network namespace for a session's; its value is the agent.
 LABEL_NAMESPACE = "moorage.namespace"
 

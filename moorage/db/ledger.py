@@ -10,7 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db.secrets import OF_A_SESSION, opened
+from moorage.db.usage import keep
 from moorage.domain.session import IDLE, MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
+from moorage.domain.usage import KernelUsage
 from moorage.seal import Seal
 
 SCHEDULER_CHANNEL = "moorage_scheduler"
@@ -80,6 +82,7 @@ async def requeue(
     message: str,
     avoid: str = "",
     fenced: Collection[str] = (),
+    usage: Collection[KernelUsage] = (),
 ) -> int:
     """PENDING again with the next attempt, its slots released (on `fenced` agents: held until proven gone).
 
@@ -90,6 +93,7 @@ async def requeue(
         if _S(row["status"]) in TERMINAL or row["attempt"] != attempt:
             return int(row["attempt"])
         await _let_go(connection, session_id, fenced=fenced)
+        await keep(connection, session_id, usage)
         await connection.execute(
             text(
                 "UPDATE sessions SET avoid_agents = CASE WHEN :avoid = '' THEN avoid_agents ELSE"
@@ -113,7 +117,13 @@ async def requeue(
 
 
 async def finish(
-    engine: AsyncEngine, session_id: str, ending: Ending, *, actor: str, fenced: Collection[str] = ()
+    engine: AsyncEngine,
+    session_id: str,
+    ending: Ending,
+    *,
+    actor: str,
+    fenced: Collection[str] = (),
+    usage: Collection[KernelUsage] = (),
 ) -> str:
     """The row is terminal and holds nothing (on `fenced` agents: until proven gone). The first ending wins."""
     async with engine.begin() as connection:
@@ -122,6 +132,7 @@ async def finish(
         if status in TERMINAL:
             return str(status)
         await _let_go(connection, session_id, fenced=fenced)
+        await keep(connection, session_id, usage)
         end = _S(ending.status)
         if end is _S.CANCELLED and status not in (_S.PENDING, _S.SCHEDULED, _S.TERMINATING):
             end = _S.TERMINATED

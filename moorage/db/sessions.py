@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import audit
+from moorage.db import audit, usage
 from moorage.db.engine import reading
 from moorage.db.reach import alternatives, within
 from moorage.domain.errors import Conflict, NotFound
@@ -30,7 +30,7 @@ _WHOLE = (
     " k.container_id) ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
     " COALESCE((SELECT jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'status', t.status, 'result', t.result)"
     " ORDER BY t.name, t.id) FROM session_dependencies d JOIN sessions t ON t.id = d.depends_on"
-    " WHERE d.session_id = s.id), '[]') AS dependencies"
+    f" WHERE d.session_id = s.id), '[]') AS dependencies, {usage.OF_A_SESSION} AS usage"
 )
 _FROM = " FROM sessions s JOIN users u ON u.id = s.user_id JOIN projects p ON p.id = s.project_id"
 _LIVE = "s.status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"

@@ -23,6 +23,7 @@ class ContainerSeen:
     state: str
     exit_code: int | None = None
     oom_killed: bool = False
+    devices: list[str] = field(default_factory=list)  # ids of those that it holds
 
 
 @dataclass(frozen=True, slots=True)

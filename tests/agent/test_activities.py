@@ -101,8 +101,31 @@ async def test_a_destroyed_kernels_log_is_kept(runtime: Runtime, kept_logs: Kept
 async def test_destroying_twice_is_the_same_as_once(runtime: Runtime, kept_logs: KeptLogs, agent_id: str) -> None:
     kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
     await _create(kernels, spec)
-    await _destroy(kernels, spec)
-    assert await _destroy(kernels, spec) == Destroyed(spec.kernel_id, 0, existed=False)
+    first = await _destroy(kernels, spec)
+    assert await _destroy(kernels, spec) == Destroyed(spec.kernel_id, 0, existed=False, usage=first.usage)
+
+
+async def test_destroying_tells_what_the_kernel_used(runtime: Runtime, kept_logs: KeptLogs, agent_id: str) -> None:
+    kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
+    await _create(kernels, spec)
+    usage = (await _destroy(kernels, spec)).usage
+    assert usage is not None
+    assert (usage.kernel_id, usage.attempt) == (spec.kernel_id, 0)
+    assert usage.mem_used_peak
+    assert usage.seconds >= 0
+
+
+async def test_a_runtime_that_measures_nothing_keeps_no_container_from_its_end(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(containers: object) -> None:
+        raise OSError("the kernel's files are away")
+
+    monkeypatch.setattr(simulated_runtime, "measure", away)
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), a_spec()
+    await _create(kernels, spec)
+    destroyed = await _destroy(kernels, spec)
+    assert (destroyed.existed, destroyed.usage) == (True, None)
 
 
 @pytest.mark.parametrize("attempt", [0, 1])

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from agent_worker import dataplane
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.metrics.meter import Meter
 from agent_worker.runtimes.simulated import SimulatedRuntime
-from moorage.contracts.dataplane import issue_token
+from moorage.contracts.dataplane import EVERY_KERNEL, issue_token
 from moorage.domain.session import KernelSpec
+from moorage.domain.stats import node_stats_of
 from tests.agent.specs import a_spec
 
 KEY = "k" * 32
 
 
 @pytest.fixture
-async def http(simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs) -> AsyncIterator[httpx.AsyncClient]:
-    app = dataplane.build(simulated_runtime, kept_logs, agent_id="n1", key=KEY)
+async def meter(simulated_runtime: SimulatedRuntime) -> Meter:
+    return Meter(simulated_runtime, simulated_runtime.devices)
+
+
+@pytest.fixture
+async def http(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs, meter: Meter
+) -> AsyncIterator[httpx.AsyncClient]:
+    app = dataplane.build(simulated_runtime, kept_logs, agent_id="n1", key=KEY, meter=meter)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent") as client:
         yield client
 
@@ -39,6 +49,53 @@ def _exec(spec: KernelSpec) -> str:
 
 async def test_health_needs_no_token(http: httpx.AsyncClient) -> None:
     assert (await http.get("/health")).json()["status"] == "ok"
+
+
+async def test_stats_of_a_session_are_of_its_kernels_alone(
+    http: httpx.AsyncClient, simulated_runtime: SimulatedRuntime, meter: Meter
+) -> None:
+    spec, other = a_spec(), a_spec()
+    for one in (spec, other):
+        await simulated_runtime.create(one)
+    await meter.look()
+    answer = await http.get(f"/stats/{spec.session_id}?since_s=60", headers=_bearing(spec.session_id, "stats"))
+    found = node_stats_of(answer.json())
+    [kernel] = found.kernels
+    assert (kernel.kernel_id, kernel.session_id, found.node) == (spec.kernel_id, spec.session_id, None)
+    assert kernel.stats is not None
+    assert (kernel.stats.cpu, kernel.stats.cpu_limit) == (None, 500)
+    assert len(kernel.history) == 1
+
+
+async def test_stats_of_the_node_are_of_everything(
+    http: httpx.AsyncClient, simulated_runtime: SimulatedRuntime, meter: Meter
+) -> None:
+    specs = [replace(a_spec(), devices={"gpu-0": 1}), a_spec()]
+    for one in specs:
+        await simulated_runtime.create(one)
+    await meter.look()
+    found = node_stats_of((await http.get("/stats", headers=_bearing(EVERY_KERNEL, "stats"))).json())
+    assert {kernel.kernel_id for kernel in found.kernels} == {one.kernel_id for one in specs}
+    assert found.node is not None
+    assert [device.device_id for device in found.devices] == ["gpu-0"]
+    assert [kernel.history for kernel in found.kernels] == [[], []]
+
+
+async def test_stats_are_told_only_for_their_own_token(http: httpx.AsyncClient) -> None:
+    session_id = a_spec().session_id
+    for path, subject, action in [
+        (f"/stats/{session_id}", a_spec().session_id, "stats"),
+        (f"/stats/{session_id}", session_id, "logs"),
+        ("/stats", session_id, "stats"),
+        (f"/stats/{session_id}", EVERY_KERNEL, "stats"),
+    ]:
+        assert (await http.get(path, headers=_bearing(subject, action))).status_code == 401
+
+
+@pytest.mark.parametrize("since", ["-1", "soon", "1.2.3", "nan"])
+async def test_stats_since_something_else_than_seconds_are_a_bad_request(http: httpx.AsyncClient, since: str) -> None:
+    answer = await http.get(f"/stats?since_s={since}", headers=_bearing(EVERY_KERNEL, "stats"))
+    assert answer.status_code == 400
 
 
 async def test_logs_of_a_running_container_come_from_the_runtime(

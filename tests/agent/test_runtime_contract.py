@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent_worker.metrics.reading import Reading
 from agent_worker.runtimes.contract import Exited, ImageMissing, PullFailed, Runtime
+from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
-from tests.agent.specs import a_spec
+from tests.agent.specs import MIB, a_spec
 
 
 async def _exit_of(runtime: Runtime, spec: KernelSpec, *, watched: AsyncIterator[Exited] | None = None) -> Exited:
@@ -146,3 +149,52 @@ async def test_what_it_was_given_is_saved_nowhere_beside_the_container(
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"hunter" not in kept
     assert base64.b64encode(b"hunter2") not in kept
+
+
+async def test_a_busy_container_has_used_processor_time_and_more_of_it_later(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec("sh", "-c", "while :; do :; done", agent_id=agent_id))
+    seen = await runtime.containers()
+    first = (await _measured_beyond(runtime, seen, 0)).cpu_us or 0
+    later = await _measured_beyond(runtime, seen, first)
+    assert (later.cpu_limit, later.mem_limit) == (500, 32 * MIB)
+    assert later.age_s is not None
+    assert later.age_s > 0
+    assert later.mem is not None
+    assert 0 < later.mem <= 32 * MIB
+    assert later.mem_peak is not None
+    assert later.pids is not None
+    assert None not in (later.io_read, later.io_write, later.net_rx, later.net_tx)
+
+
+async def _measured_beyond(runtime: Runtime, seen: list[ContainerSeen], cpu_us: int) -> Reading:
+    """As soon as it has used more than that."""
+    async with asyncio.timeout(20):
+        while True:
+            reading = (await runtime.measure(seen)).containers[seen[0].container_id]
+            if (reading.cpu_us or 0) > cpu_us:
+                return reading
+            await asyncio.sleep(0.05)
+
+
+async def test_the_node_is_measured_with_or_without_containers(runtime: Runtime) -> None:
+    node = (await runtime.measure([])).node
+    assert node.cpu_us is not None
+    assert node.cpu_limit
+    assert node.mem_limit
+    assert node.mem is not None
+
+
+async def test_a_container_that_died_since_it_was_listed_is_left_out(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    seen = await runtime.containers()
+    assert set((await runtime.measure(seen)).containers) == {seen[0].container_id}
+    await runtime.stop(seen[0], 0)
+    assert (await runtime.measure(seen)).containers == {}
+    await runtime.remove(seen[0])
+    assert (await runtime.measure(seen)).containers == {}
+
+
+async def test_a_container_is_seen_with_the_devices_that_it_holds(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(replace(a_spec(agent_id=agent_id), devices={"gpu-b": 1, "gpu-a": 1}))
+    [seen] = await runtime.containers()
+    assert seen.devices == ["gpu-a", "gpu-b"]

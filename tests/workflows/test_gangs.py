@@ -48,6 +48,7 @@ async def test_the_result_of_a_gang_is_that_of_its_main_kernel(temporal: Workflo
         assert await life.handle.result() == "TERMINATED"
     assert world.ending is not None
     assert world.ending.ending.exit_code == 9
+    assert {used.kernel_id for used in world.ending.usage} == {life.kernel_id(0), life.kernel_id(1)}
     assert_nothing_is_left(world)
 
 
@@ -73,10 +74,13 @@ async def test_a_preempted_session_stops_and_waits_again(temporal: WorkflowEnvir
         assert world.containers == set()
         [requeue] = world.requeues
         assert (requeue.reason, requeue.avoid_agent, requeue.message) == ("preempted", "", "needed by another")
+        assert [used.attempt for used in requeue.usage] == [0]
         await next_attempt(world, life, 1)
         await world.running.wait()
         await life.exit(0, attempt=1)
         assert await life.handle.result() == "TERMINATED"
+    assert world.ending is not None
+    assert [used.attempt for used in world.ending.usage] == [1]
     assert_nothing_is_left(world)
 
 

@@ -33,6 +33,7 @@ from moorage.contracts.activities import (
 )
 from moorage.domain.ids import new_id
 from moorage.domain.session import KernelExit, KernelSpec
+from moorage.domain.usage import KernelUsage
 from moorage.temporal import workflow_runner
 from workflows.session import SessionWorkflow
 
@@ -103,7 +104,8 @@ class FakeNode(KernelActivities):
         self._world.destroyed.add((order.kernel_id, order.attempt))
         self._world.containers = {key for key in self._world.containers if key[0] != order.kernel_id}
         self._world.trip("destroy_kernel", "after")
-        return Destroyed(order.kernel_id, order.attempt, True)
+        usage = KernelUsage(order.kernel_id, order.attempt, 60.0, cpu_ms=1000)
+        return Destroyed(order.kernel_id, order.attempt, True, usage=usage)
 
 
 class FakeLedger(SessionActivities):
