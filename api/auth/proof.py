@@ -173,9 +173,10 @@ class Proof:
     ) -> None:
         """What somebody typed as an e-mail address may be a password: only what looks like one is kept."""
         asked = user_id or (email if "@" in email else "")
+        code = "password-expired" if reason == "password expired" else "auth-failed"
         async with self._engine.begin() as connection:
             await audit.write(
-                connection, None, operation, asked, after={"reason": reason}, outcome="denied",
+                connection, None, operation, asked, after={"reason": reason}, outcome="denied", code=code,
                 domain=who.domain if who else "", user_id=user_id,
             )  # fmt: skip
 

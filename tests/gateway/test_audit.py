@@ -188,7 +188,8 @@ async def test_a_request_id_leads_from_the_answer_to_the_row(gateway: Gateway) -
 
 async def test_a_failed_log_in_is_written(gateway: Gateway) -> None:
     await gateway.http.post("/auth/login", json={"email": "ada@example.org", "password": "wrong"})
-    assert await told(gateway, entity="auth") == [("", "auth:login", "", "denied", "auth-failed")]
+    ada = (await gateway.ask("GET", "/user/ada@example.org")).json()["id"]
+    assert await told(gateway, entity="auth") == [("", "auth:login", ada, "denied", "auth-failed")]
 
 
 async def test_a_flood_of_refused_authentication_is_one_row_a_minute(gateway: Gateway) -> None:

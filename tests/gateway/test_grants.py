@@ -78,7 +78,9 @@ async def test_a_revoked_grant_counts_no_more_and_is_kept(gateway: Gateway) -> N
         assert (await gateway.ask("DELETE", f"/grant/{made['id']}")).status_code == 204
     [kept] = (await gateway.get("/grant")).json()["items"]
     assert (kept["state"], kept["revoked_by"]) == ("revoked", "root@example.org")
-    assert len(await audited(gateway, "grant:delete")) == 1
+    first, again = await audited(gateway, "grant:delete")
+    assert first["before"]["state"] == "in-force"
+    assert again["before"] is None
     refused(await gateway.ask("DELETE", "/grant/00000000-0000-4000-8000-000000000009"), 404, "unknown-grant")
     refused(await gateway.ask("DELETE", "/grant/none"), 400, "invalid-api-params")
 

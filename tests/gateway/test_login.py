@@ -193,7 +193,7 @@ async def test_a_refresh_token_that_is_used_again_later_ends_the_log_in(gateway:
     refused(await refresh(gateway, made["refresh_token"]), 401, "auth-failed")
     refused(await refresh(gateway, after["refresh_token"]), 401, "auth-failed")
     refused(await gateway.get("/session", bearer(after["token"])), 401, "auth-failed")
-    row, *_ = await audited(gateway, "auth:refresh")
+    row = next(one for one in await audited(gateway, "auth:refresh") if one["outcome"] == "denied")
     assert (row["outcome"], row["actor"], row["entity_id"]) == ("denied", "", claims_in(made["token"])["sid"])
     assert row["user_id"] == claims_in(made["token"])["sub"]
 

@@ -100,6 +100,9 @@ ROUTE_CASES: dict[str, Case] = {
     "GET /session/{ref}": Case(may="session:read", path="/session/{session}", **_SESSION),
     "GET /session/{ref}/why": Case(may="session:read", path="/session/{session}/why", **_SESSION),
     "GET /session/{ref}/events": Case(may="session:read", path="/session/{session}/events", **_SESSION),
+    "GET /session/{ref}/stats": Case(may="session:read", path="/session/{session}/stats", **_SESSION),
+    "GET /stats": Case("cluster", "everybody", "/stats"),
+    "GET /metrics": Case("cluster", "all-readers", "/metrics"),
     "DELETE /session/{ref}": Case(may="session:delete", path="/session/{session}", **_SESSION),
     "GET /session/{ref}/logs": Case(may="session:logs", path="/session/{session}/logs", **_SESSION),
     "POST /session/{ref}/exec": Case(

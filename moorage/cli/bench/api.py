@@ -78,6 +78,7 @@ def _settings(cluster: OwnCluster) -> dict[str, str]:
         "MOORAGE_PAYLOAD_KEYS": f"bench:{secrets.token_hex(32)}",
         "MOORAGE_JWT_KEYS": f"bench:{secrets.token_hex(32)}",
         "MOORAGE_DATAPLANE_KEY": secrets.token_hex(32),
+        "MOORAGE_ANONYMOUS_RATE_LIMIT": "0",
     }
 
 

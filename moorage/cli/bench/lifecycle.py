@@ -96,7 +96,7 @@ async def _live(count: int, live: Callable[[], Awaitable[None]]) -> float:
 
 
 class _Sessions:
-    """Submitted over HTTP. Their end is waited for as that of the bare ones is: by the workflow's result."""
+    """Submitted over HTTP. Their end is waited for as that of the bare ones is, by a long poll."""
 
     def __init__(self, profile: Profile, temporal: Client) -> None:
         address = urlsplit(profile.endpoint)
@@ -122,12 +122,16 @@ class _Sessions:
         await self._until_over(names.session_workflow(session_id))
 
     async def _until_over(self, workflow_id: str) -> None:
+        """By the event that closes it: its result is encrypted."""
+        from temporalio.client import WorkflowHistoryEventFilterType
         from temporalio.service import RPCError, RPCStatusCode
 
+        handle = self._temporal.get_workflow_handle(workflow_id)
+        closing = WorkflowHistoryEventFilterType.CLOSE_EVENT
         while True:
             try:
-                await self._temporal.get_workflow_handle(workflow_id).result()
-                return
+                async for _ in handle.fetch_history_events(wait_new_event=True, event_filter_type=closing):
+                    return
             except RPCError as error:  # it is started beside the answer
                 if error.status is not RPCStatusCode.NOT_FOUND:
                     raise

@@ -48,15 +48,6 @@ STATEMENTS = [
         " FOREIGN KEY (domain) REFERENCES domains ON UPDATE CASCADE"
         for table in ("projects", "users")
     ),
-    # An ended session never changes, but for the name of its deleted domain, and the environment that a purge removes.
-    f"""CREATE OR REPLACE FUNCTION guard_session_move() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        IF NOT (OLD.{_LIVE}) AND (NEW.env <> OLD.env OR (NEW.env IS NOT NULL AND OLD.env IS NULL)
-            OR to_jsonb(NEW) - '{{domain,env}}'::text[] <> to_jsonb(OLD) - '{{domain,env}}'::text[]) THEN
-            RAISE EXCEPTION 'session % is % and never changes again', OLD.id, OLD.status;
-        END IF;
-        RETURN NEW;
-    END $$""",
     # Addresses are compared in lower case from here on.
     "UPDATE limits SET name = lower(name) WHERE scope = 'user' AND name <> lower(name)"
     " AND NOT EXISTS (SELECT 1 FROM limits o WHERE o.scope = 'user' AND o.name = lower(limits.name))",
@@ -190,13 +181,16 @@ STATEMENTS = [
         kind text NOT NULL CHECK (kind IN ('env', 'file')), target text NOT NULL,
         PRIMARY KEY (session_id, kind, target))""",
     "CREATE INDEX sessions_with_a_secret ON session_secrets (secret_id)",
-    # An ended session needs its environment no more, whoever ended it; secrets that nobody needs are not kept.
-    """CREATE OR REPLACE FUNCTION guard_session_move() RETURNS trigger LANGUAGE plpgsql AS $$
+    # An ended session never changes, but for the name of its deleted domain. It needs its environment no more, whoever
+    # ended it; secrets that nobody needs are not kept.
+    f"""CREATE OR REPLACE FUNCTION guard_session_move() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        IF OLD.status IN ('TERMINATED', 'CANCELLED', 'ERROR') THEN
-            RAISE EXCEPTION 'session % is % and never changes again', OLD.id, OLD.status;
+        IF NOT (OLD.{_LIVE}) THEN
+            IF to_jsonb(NEW) - 'domain' <> to_jsonb(OLD) - 'domain' THEN
+                RAISE EXCEPTION 'session % is % and never changes again', OLD.id, OLD.status;
+            END IF;
         END IF;
-        IF NEW.status IN ('TERMINATED', 'CANCELLED', 'ERROR') THEN NEW.env := NULL; END IF;
+        IF NOT (NEW.{_LIVE}) THEN NEW.env := NULL; END IF;
         RETURN NEW;
     END $$""",
     "ALTER TABLE sessions DISABLE TRIGGER guard_session_move",
