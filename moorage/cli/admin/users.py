@@ -86,7 +86,8 @@ def create(
     )
     made = Admin().ask("POST", "user", body=body)
     if not json:
-        made = {**made, **(made.pop("keypair") or {})}
+        pair = made.pop("keypair") or {}
+        made = {**made, **pair}
     printed(made, json=json)
 
 
