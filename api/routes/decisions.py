@@ -18,7 +18,6 @@ from moorage.db import groups, passes, project_reference, sessions, submit
 from moorage.db.snapshots import read_snapshot
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.session import SessionStatus
-from moorage.domain.tenancy import Principal
 from moorage.plugins import order_names, orders
 from moorage.scheduler.order import Sharing
 from moorage.scheduler.snapshot import Snapshot
@@ -51,7 +50,9 @@ async def why(ref: str, who: Who, parts: With) -> Response:
 @router.get("/resource-group/{name}/queue", summary="Who waits, in order")
 async def queue(name: str, who: Who, parts: With, limit: Annotated[int, Query(ge=1, le=_SHOWN)] = 100) -> Response:
     """The order of this moment. Sessions of others are counted and not named, but for superadmins."""
-    group = await _usable(parts, name, who)
+    group = await groups.get(parts.engine, name)
+    if not groups.may_see(group, who):
+        raise groups.unknown(name)
     snapshot, policy = await _seen(parts, group), groups.policy_of(group)
     order = await asyncio.to_thread(lambda: what_if.planner_of(snapshot, policy).line_up(limit))
     rows = await sessions.waiting(parts.engine, who, order)
@@ -67,7 +68,9 @@ async def plan(wish: CreateSession, who: Who, parts: With) -> Response:
     """
     new = wish.checked(idempotency_key=None, idempotency_hash=None)
     who = project_reference.chosen(who, wish.project)
-    group = await _usable(parts, new.resource_group, who)
+    group = await groups.get(parts.engine, new.resource_group)
+    if not groups.may_use(group, who):
+        raise groups.unknown(new.resource_group)
     async with parts.engine.connect() as connection:
         new = await submit.held_to_ceilings(connection, who, new)
     snapshot = await _seen(parts, group)
@@ -110,13 +113,6 @@ async def replay(
     kept = await passes.between(parts.engine, name, begin, end)
     result = await asyncio.to_thread(what_if.replayed, kept, policy)
     return JSONResponse({"resource_group": name, "since": begin.isoformat(), "until": end.isoformat(), **result})
-
-
-async def _usable(parts: Parts, name: str, who: Principal) -> Mapping[str, Any]:
-    group = await groups.get(parts.engine, name)
-    if not groups.may_use(group, who):
-        raise groups.unknown(name)
-    return group
 
 
 async def _seen(parts: Parts, group: Mapping[str, Any]) -> Snapshot:

@@ -23,13 +23,13 @@ _log = log.get("api")
 async def index(who: Who, parts: With) -> Response:
     """Superadmins see all of them, and who may use each."""
     rows = await groups.index(parts.engine)
-    return JSONResponse({"items": [_shown(row, who) for row in rows if groups.may_use(row, who)]})
+    return JSONResponse({"items": [_shown(row, who) for row in rows if groups.may_see(row, who)]})
 
 
 @router.get("/{name}", summary="One resource group with all its options")
 async def show(name: str, who: Who, parts: With) -> Response:
     row = await groups.get(parts.engine, name)
-    if not groups.may_use(row, who):
+    if not groups.may_see(row, who):
         raise groups.unknown(name)
     return JSONResponse(_shown(row, who))
 

@@ -66,8 +66,18 @@ def allowed(row: Row, domain: str, project: str, keypair: str) -> bool:
     return not any(lists) or any(one in names for one, names in zip((domain, project, keypair), lists, strict=True))
 
 
+def may_see(row: Row, who: Principal) -> bool:
+    """Whoever may use it from one of his projects, and whoever sees everything."""
+    return who.sees_all or any(
+        allowed(row, who.domain, f"{who.domain}/{project}", who.access_key) for project in {who.project, *who.projects}
+    )
+
+
 def may_use(row: Row, who: Principal) -> bool:
-    return who.sees_all or allowed(row, who.domain, f"{who.domain}/{who.project}", who.access_key)
+    """Whether its sessions may go there, from its project. Seeing everything is not enough."""
+    return who.reach("resource-group:update").everywhere or allowed(
+        row, who.domain, f"{who.domain}/{who.project}", who.access_key
+    )
 
 
 async def index(engine: AsyncEngine) -> list[Row]:

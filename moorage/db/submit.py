@@ -159,7 +159,7 @@ async def _admit(connection: AsyncConnection, who: Principal, new: NewSession) -
     pending_timeout_s = _pending_timeout(group["options"], new)
     await check_slots(connection, new.slots)
     if new.agents:
-        if not who.sees_all:
+        if not who.reach("agent:update").everywhere:
             raise Forbidden("only superadmins may choose the agents of a session")
         await check_designated(connection, new.resource_group, new.agents)
     await check_room(

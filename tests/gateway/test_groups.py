@@ -19,6 +19,7 @@ from moorage.scheduler.order import ORDERS
 from moorage.scheduler.snapshot import Head, PreemptionMode
 from tests.support.builders import an_agent
 from tests.support.gateway import Gateway, access_key_of, refused
+from tests.support.two_domains import settle
 
 
 async def a_group(gateway: Gateway, name: str = "gpu", **wish: Any) -> dict[str, Any]:
@@ -277,3 +278,23 @@ async def test_a_node_shows_its_devices(gateway: Gateway) -> None:
         "id": "gpu0", "slot": "cuda.shares", "total": 100, "used": 0, "numa": 1, "model": "H100", "memory": 80,
         "healthy": False, "reason": "XID 79",
     }  # fmt: skip
+
+
+async def test_who_may_see_everything_may_not_use_everything(gateway: Gateway) -> None:
+    tenants = await settle(gateway.engine)
+    await gateway.ask("POST", "/resource-group", {"name": "beta-only", "allowed_domains": ["beta"]})
+    mona = tenants["mona"].headers
+    assert (await gateway.get("/resource-group/beta-only", mona)).status_code == 200
+    refused(await gateway.submit(mona, resource_group="beta-only"), 400, "unknown-resource-group")
+    refused(await gateway.submit(mona, agents=["n1"]), 403, "forbidden")
+
+
+async def test_a_group_of_any_of_ones_projects_is_seen_and_used_from_that_project(gateway: Gateway) -> None:
+    tenants = await settle(gateway.engine)
+    ada = tenants["ada"]
+    await gateway.ask("POST", f"/project/{tenants['cleo'].project_id}/member", {"user": ada.email})
+    await gateway.ask("POST", "/resource-group", {"name": "of-two", "allowed_projects": ["alpha/two"]})
+    names = {one["name"] for one in (await gateway.get("/resource-group", ada.headers)).json()["items"]}
+    assert names == {"default", "of-two"}
+    refused(await gateway.submit(ada.headers, resource_group="of-two"), 400, "unknown-resource-group")
+    assert (await gateway.submit(ada.headers, resource_group="of-two", project="two")).status_code == 201
