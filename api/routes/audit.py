@@ -58,7 +58,12 @@ async def index(
     return JSONResponse({"items": [_shown(row) for row in rows], "next": following})
 
 
-@router.get("/export", summary="The audit as JSON lines, oldest first")
+@router.get(
+    "/export",
+    summary="The audit as JSON lines, oldest first",
+    response_class=Response,
+    responses={200: {"content": {"application/x-ndjson": {}}}},
+)
 async def export(who: Who, parts: With, which: Which) -> Response:
     """Each line has `seq`, `previous`, `hash` and `record`: hash = SHA-256(previous, then `seq record` as UTF-8)."""
     return StreamingResponse(_lines(parts, who, which), media_type="application/x-ndjson")

@@ -74,9 +74,6 @@ async def wipe(connection: AsyncConnection, user_id: str) -> Row:
     for table in ("secrets", "tokens", "logins", "memberships"):
         gone = await connection.execute(text(f"DELETE FROM {table} WHERE user_id = CAST(:id AS uuid)"), values)
         removed[table] = gone.rowcount
-    environments = await connection.execute(
-        text("UPDATE sessions SET env = NULL WHERE user_id = CAST(:id AS uuid) AND env IS NOT NULL"), values
-    )
     for table, column in (("secrets", "created_by"), ("role_assignments", "granted_by"), ("grants", "given_by")):
         await connection.execute(
             text(f"UPDATE {table} SET {column} = :name WHERE {column} = :email"), {**values, "email": row["email"]}
@@ -89,7 +86,7 @@ async def wipe(connection: AsyncConnection, user_id: str) -> Row:
         ),
         values,
     )
-    return {**removed, "environments": environments.rowcount}
+    return removed
 
 
 def anonymous_name(user_id: str) -> str:

@@ -152,7 +152,7 @@ async def delete(
 
 
 async def purge(engine: AsyncEngine, who: Principal, ref: str) -> Row:
-    """Of a deleted project: its secrets, the environments of its sessions, what was told of it. Says what is gone."""
+    """Of a deleted project: its secrets, and what was told of it. Says what is gone."""
     async with engine.begin() as connection:
         before = await locked(connection, who, ref, "project:purge", deleted=True)
         if before["deleted_at"] is None:
@@ -167,9 +167,6 @@ async def wipe(connection: AsyncConnection, project_id: str) -> Row:
     """What a deleted project still holds is gone; its row too, if nothing of the past refers to it."""
     values = {"id": project_id}
     secrets = await connection.execute(text("DELETE FROM secrets WHERE project_id = CAST(:id AS uuid)"), values)
-    environments = await connection.execute(
-        text("UPDATE sessions SET env = NULL WHERE project_id = CAST(:id AS uuid) AND env IS NOT NULL"), values
-    )
     await connection.execute(
         text(
             "UPDATE projects SET description = '', name = 'purged~' || left(id::text, 8), policy = 'default'"
@@ -177,11 +174,7 @@ async def wipe(connection: AsyncConnection, project_id: str) -> Row:
         ),
         values,
     )
-    return {
-        "secrets": secrets.rowcount,
-        "environments": environments.rowcount,
-        "row": await _drop_row(connection, project_id),
-    }
+    return {"secrets": secrets.rowcount, "row": await _drop_row(connection, project_id)}
 
 
 async def locked(

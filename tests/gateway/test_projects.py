@@ -164,4 +164,4 @@ async def test_a_project_without_a_past_leaves_no_row_and_one_with_it_is_purged(
     assert (await gateway.ask("DELETE", "/project/lab:nlp")).status_code == 200
     [kept] = (await gateway.get("/project", gateway.root, deleted="true")).json()["items"]
     removed = (await gateway.ask("POST", f"/project/{kept['id']}/purge")).json()["removed"]
-    assert removed == {"secrets": 0, "environments": 1, "row": False}
+    assert removed == {"secrets": 0, "row": False}

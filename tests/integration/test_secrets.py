@@ -93,7 +93,7 @@ def live_through_much(cluster: Cluster, planted: dict[str, str]) -> list[Any]:
     read = cluster.request("POST", f"/session/{killed}/exec", json={"command": ["cat", "/run/secrets/key"]})
     assert read["stdout"] == planted["key"]
     # Refused with its own words, which the caller alone may hear.
-    cluster.request("POST", f"/session/{killed}/exec", json={"command": [f"no-{planted['refused']}"]})
+    cluster.request("POST", f"/session/{killed}/exec", json={"command": ["no-such-program", planted["refused"]]})
     said = [
         cluster.request("DELETE", "/secret/token"),
         cluster.request("PUT", "/secret/x", json={"value": planted["refused"], "encoding": "base64"}),
