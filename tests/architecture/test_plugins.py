@@ -35,7 +35,9 @@ ASK = "from moorage import plugins; print(*plugins.order_names(), *plugins.selec
 
 
 @pytest.mark.parametrize(
-    ("group", "built_in"), [(plugins.ORDERS_GROUP, ORDERS), (plugins.SELECTORS_GROUP, SELECTORS)], ids=str
+    ("group", "built_in"),
+    [(plugins.ORDERS_GROUP, ORDERS), (plugins.SELECTORS_GROUP, SELECTORS)],
+    ids=["orders", "selectors"],
 )
 def test_built_in_ones_are_registered_by_the_same_entry_points(group: str, built_in: dict[str, object]) -> None:
     registered = {point.name: point.load()() for point in entry_points(group=group)}
