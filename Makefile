@@ -27,7 +27,7 @@ demo: setup docker image ## a real session from submit to clean-up
 	$(BIN)/python scripts/demo.py
 
 test: setup docker image ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 check: setup ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -28,15 +29,8 @@ CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 hash_by(CHEAP)
 
 
-# Those that start and kill whole clusters, or measure: one at a time.
-_CLUSTERS = ("agent", "benchmarks", "chaos", "cli", "integration")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the run (`make test`): clusters in one, the files of the others in both."""
-    for item in items:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group("clusters" if room in _CLUSTERS else item.path.name))
+# A run in the background may have been told to ignore Ctrl-C, and its children with it; some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
