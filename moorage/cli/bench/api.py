@@ -22,6 +22,7 @@ from moorage.domain.errors import MoorageError
 _AT_ONCE = 16
 _SLICE_S = 1.0
 _LIST = "/session?limit=50"
+_TRIES = 10
 
 
 def api(
@@ -111,16 +112,23 @@ _SIDES = ("", "open ", "bare ")
 
 
 async def _same_answers(sides: dict[str, tuple[int, str]], session_id: str) -> None:
-    """No figures without proof: all sides answer the same."""
+    """No figures without proof: all sides answer the same, once the first pass has written why sessions wait."""
     for path in (f"/session/{session_id}", _LIST):
-        answers = []
-        for port, authorization in sides.values():
-            connection = Connection("127.0.0.1", port)
-            status, body = await connection.ask(request("GET", path, authorization))
-            connection.close()
-            answers.append((status, json.loads(body)))
-        if any(answer != answers[0] for answer in answers) or answers[0][0] != 200:
-            raise MoorageError(f"GET {path} is answered with {answers}")
+        for _ in range(_TRIES):
+            answers = [await _answer(path, *side) for side in sides.values()]
+            if all(answer == answers[0] for answer in answers) and answers[0][0] == 200:
+                break
+            await asyncio.sleep(0.5)
+        else:
+            statuses = ", ".join(f"{side or 'ours '}{status}" for side, (status, _) in zip(sides, answers, strict=True))
+            raise MoorageError(f"GET {path} is not answered alike ({statuses})")
+
+
+async def _answer(path: str, port: int, authorization: str) -> tuple[int, object]:
+    connection = Connection("127.0.0.1", port)
+    status, body = await connection.ask(request("GET", path, authorization))
+    connection.close()
+    return status, json.loads(body)
 
 
 async def _fill(cluster: OwnCluster, count: int) -> tuple[list[str], str]:
