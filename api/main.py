@@ -62,7 +62,9 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
-_ROOMS = (
+# Routes are looked for in this order: what is asked most comes first.
+ROOMS = (
+    sessions,
     agents,
     audit,
     auth,
@@ -81,7 +83,6 @@ _ROOMS = (
     quotas,
     roles,
     secrets,
-    sessions,
     stats,
     tokens,
     users,
@@ -142,9 +143,9 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
     )
     errors.install(app)
     _complete(app)
-    for room in _ROOMS:
+    for room in ROOMS:
         app.include_router(room.router)
-    permissions.check_table([*app.routes, *(route for room in _ROOMS for route in room.router.routes)])
+    permissions.check_table([*app.routes, *(route for room in ROOMS for route in room.router.routes)])
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Counted)
     app.add_middleware(Recorded)
