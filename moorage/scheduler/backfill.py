@@ -13,7 +13,8 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from moorage.scheduler.place import Need, Room, Shape, Starts
+from moorage.scheduler.place import Room
+from moorage.scheduler.shape import Need, Shape, Starts
 
 
 @dataclass(frozen=True, slots=True)

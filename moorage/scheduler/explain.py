@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from moorage.domain.resources import format_slot
 from moorage.scheduler import reasons
 from moorage.scheduler.feasible import barred
-from moorage.scheduler.place import Part, Room, Shape
+from moorage.scheduler.place import Room
 from moorage.scheduler.planner import Planner
+from moorage.scheduler.shape import Part, Shape
 from moorage.scheduler.snapshot import Cause, Policy, Snapshot, WaitingSession
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from moorage.scheduler import backfill, preempt, reasons
 from moorage.scheduler.backfill import Release
 from moorage.scheduler.feasible import Told, limit
-from moorage.scheduler.place import Need, Room, Seat, Shape
+from moorage.scheduler.place import Room
 from moorage.scheduler.queue import Line, Next
+from moorage.scheduler.shape import Need, Seat, Shape
 from moorage.scheduler.snapshot import (
     Cause,
     Decisions,

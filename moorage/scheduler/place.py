@@ -23,9 +23,9 @@ from moorage.scheduler.score import (
     Selector,
     slot_rank,
 )
+from moorage.scheduler.shape import Need, Part, Seat, Shape
 from moorage.scheduler.snapshot import ClusterMode, DeviceState, NodeState, WaitingSession
 
-Need = tuple[tuple[int, int], ...]  # (column, amount), scarce slots first
 ShapeKey = tuple[tuple[tuple[tuple[str, int], ...], ...], ClusterMode, str, str, frozenset[str]]
 
 # Up to so many changed nodes are scored one by one; above, as arrays.
@@ -36,67 +36,6 @@ _LONGEST_LOG = 200_000
 _NOWHERE = -1
 
 
-class Part:
-    """Equal kernels of a request, with the score of each node (inf: no room or not allowed)."""
-
-    __slots__ = ("asked", "base", "need", "score", "seen", "weights")
-
-    def __init__(
-        self, need: Need, base: NDArray[np.float64], weights: tuple[float, ...], asked: dict[str, int]
-    ) -> None:
-        self.need = need
-        self.base = base
-        self.weights = weights
-        self.asked = asked
-        self.score: NDArray[np.float64] = np.zeros(0)
-        self.seen = -1
-
-
-class Shape:
-    """A request with its constraints. `hopeless` holds until a node gets freer; `possible`: the empty group has room.
-
-    `whole`: all goes on one node as a single amount, which `parts[0]` is; else `part_of` names the part of each kernel.
-    """
-
-    __slots__ = (
-        "constraint",
-        "counted",
-        "hopeless",
-        "index",
-        "low",
-        "one_node",
-        "part_of",
-        "parts",
-        "possible",
-        "starts",
-        "total",
-        "whole",
-    )
-
-    def __init__(self, index: int, parts: list[Part], part_of: list[int], *, whole: bool, one_node: bool) -> None:
-        self.index = index
-        self.parts = parts
-        self.part_of = part_of
-        self.whole = whole
-        self.one_node = one_node
-        self.hopeless = False
-        self.possible = True
-        self.constraint = 0
-        self.total: dict[str, int] = {}
-        self.counted: Need = ()  # the total by place among the slots that the group has
-        self.low: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.starts: Starts | None = None
-
-
-@dataclass(slots=True)
-class Starts:
-    """By node, when a request could start there; where it isn't known yet, a guess that is not too late."""
-
-    at: NDArray[np.float64]
-    known: NDArray[np.bool_]
-    seen: int = 0
-
-
 @dataclass(slots=True)
 class Kept:
     """A node of which some room is kept: `holds` for sessions by id, `spare` what a reservation leaves to long ones."""
@@ -104,15 +43,6 @@ class Kept:
     real: list[int]
     holds: dict[str, list[Need]] = field(default_factory=dict)
     spare: dict[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A kernel's place: the row of its node and its devices there."""
-
-    row: int
-    need: Need
-    devices: dict[str, int]
 
 
 class Room:

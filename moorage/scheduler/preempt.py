@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 
 from moorage.scheduler.backfill import Trial
-from moorage.scheduler.place import Need, Room, Shape
+from moorage.scheduler.place import Room
+from moorage.scheduler.shape import Need, Shape
 from moorage.scheduler.snapshot import Policy, RunningKernel, RunningSession, WaitingSession
 
 Held = tuple[RunningSession, RunningKernel]

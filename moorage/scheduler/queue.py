@@ -10,7 +10,7 @@ from typing import Any
 
 from moorage.scheduler.feasible import Tenant, Tenants, Told
 from moorage.scheduler.order import Level, Order, Sharing
-from moorage.scheduler.place import Shape
+from moorage.scheduler.shape import Shape
 from moorage.scheduler.snapshot import Owner, Policy, WaitingSession
 
 Entry = tuple[Any, ...]  # (band, *key of the order, session id): the id makes every order total

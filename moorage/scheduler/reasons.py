@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from moorage.domain.resources import format_slot, format_slots
-from moorage.scheduler.place import Room, Shape
+from moorage.scheduler.place import Room
+from moorage.scheduler.shape import Shape
 from moorage.scheduler.snapshot import Cause
 
 
