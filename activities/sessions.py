@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.contracts.activities import Finish, Move, Requeue, SessionActivities, SessionState, Started
-from moorage.db import ledger
+from moorage.contracts.activities import (
+    Again,
+    Answer,
+    Assignment,
+    Finish,
+    Move,
+    Note,
+    Prolong,
+    Requeue,
+    Reserved,
+    ReserveResize,
+    SessionActivities,
+    SessionState,
+    SettleResize,
+    Started,
+)
+from moorage.db import ledger, running
 from moorage.domain.session import SessionStatus
 from moorage.seal import Seal
 
@@ -43,6 +58,7 @@ class LedgerSessions(SessionActivities):
             avoid=requeue.avoid_agent,
             fenced=requeue.fenced_agents,
             usage=requeue.usage,
+            slots=requeue.slots,
         )
 
     async def finish_session(self, finish: Finish) -> str:
@@ -58,3 +74,40 @@ class LedgerSessions(SessionActivities):
     async def session_state(self, session_id: str) -> SessionState:
         status, attempt, kernels = await ledger.session_state(self._engine, session_id, self._seal)
         return SessionState(status, attempt, kernels)
+
+    async def note_session(self, note: Note) -> bool:
+        return await running.note(
+            self._engine,
+            note.session_id,
+            note.attempt,
+            reason=note.reason,
+            message=note.message,
+            actor=note.actor,
+            at=note.at,
+            kernel_id=note.kernel_id,
+            health=note.health,
+        )
+
+    async def place_again(self, again: Again) -> Assignment:
+        attempt, kernels = await running.place_again(
+            self._engine, again.session_id, again.attempt, self._seal, usage=again.usage
+        )
+        return Assignment(attempt, kernels)
+
+    async def reserve_resize(self, order: ReserveResize) -> Reserved:
+        return Reserved(Answer(False, "not-yet", "sessions can't be resized yet"))
+
+    async def settle_resize(self, order: SettleResize) -> bool:
+        return False
+
+    async def prolong_session(self, order: Prolong) -> bool:
+        return await running.prolong(
+            self._engine,
+            order.session_id,
+            order.attempt,
+            lifetime_s=order.lifetime_s,
+            kept_until=order.kept_until,
+            message=order.message,
+            actor=order.actor,
+            at=order.at,
+        )

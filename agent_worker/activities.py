@@ -17,7 +17,16 @@ from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
 from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime
 from moorage.contracts import activities as contract
-from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, KernelActivities, PullImage
+from moorage.contracts.activities import (
+    CommitKernel,
+    CommittedImage,
+    CreatedKernel,
+    Destroy,
+    Destroyed,
+    KernelActivities,
+    PullImage,
+    UpdateKernel,
+)
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 
@@ -84,6 +93,14 @@ class NodeKernels(KernelActivities):
                 await self._runtime.stop(container, order.grace_s)
             async with self._lock(order.kernel_id):
                 return await self._remove(order)
+
+    @activity.defn
+    async def update_kernel(self, order: UpdateKernel) -> None:
+        raise _final(contract.UPDATE_REFUSED, "this node can't change limits yet")
+
+    @activity.defn
+    async def commit_kernel(self, order: CommitKernel) -> CommittedImage:
+        raise _final(contract.COMMIT_REFUSED, "this node can't make images yet")
 
     async def _remove(self, order: Destroy) -> Destroyed:
         """A create that was under way when the order came has ended by now: what it made goes too."""

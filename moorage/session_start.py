@@ -37,6 +37,8 @@ def session_input(row: Mapping[str, Any]) -> SessionInput:
         lifetime_s=row["lifetime_s"],
         batch_timeout_s=row["batch_timeout_s"],
         grace_s=row["grace_s"],
+        restart_policy=row["restart_policy"],
+        max_restarts=row["max_restarts"],
     )
 
 

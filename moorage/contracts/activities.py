@@ -13,7 +13,7 @@ from typing import Any
 from temporalio import activity
 
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
-from moorage.domain.session import Ending, KernelExit, KernelSpec, NodeLossPolicy
+from moorage.domain.session import Ending, KernelExit, KernelSpec, NodeLossPolicy, RestartPolicy
 from moorage.domain.usage import KernelUsage
 
 # Types of ApplicationError that a workflow tells apart.
@@ -21,6 +21,8 @@ IMAGE_MISSING = "image-missing"  # the node lacks the image: pull it, then creat
 IMAGE_PULL_FAILED = "image-pull-failed"  # no node can help: the registry refuses or the image does not exist
 CREATE_REFUSED = "create-refused"  # the runtime refused this container; another node may take it
 KERNEL_STOPPED = "kernel-stopped"  # this attempt was destroyed before it could start
+UPDATE_REFUSED = "update-refused"  # the container can't have these limits; nothing of it was changed
+COMMIT_REFUSED = "commit-refused"  # no image could be made of the container
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class SessionInput:
     failures: int = 0  # attempts that could not be created
     first_failure: str = ""
     recovered: bool = False  # started by the reaper in place of a workflow that was killed: end what is left
+    restart_policy: str = RestartPolicy.NEVER
+    max_restarts: int = 5  # in a row; one that ran for long enough begins a new row
+    restarts: int = 0
+    kernels: list[KernelSpec] = field(default_factory=list)  # placed already: a long life goes on in a new run
+    running_since: float = 0.0  # of that long life, in seconds since 1970; its limits count from here
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,74 @@ class Preempt:
     attempt: int
     requeue: bool
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChange:
+    """Signal `health_changed`: what a container's probes found, in words."""
+
+    kernel_id: str
+    attempt: int
+    health: str  # a moorage.domain.health.Health
+    message: str
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class IdleReport:
+    """Signal `idle_reported`: a container is idle, in words with numbers, or is used again."""
+
+    kernel_id: str
+    attempt: int
+    stage: str  # a moorage.domain.idle.IdleStage
+    message: str
+    dry_run: bool = False
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Update `restart`: the containers are made anew in their places, with the next attempt."""
+
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Update `resize`: each kernel gets these slots (all of them, in base units).
+
+    `move` lets the session start anew on another node, where its own has no room.
+    """
+
+    slots: dict[str, int]
+    actor: str
+    move: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Update `extend`: the end of its lifetime is so much later, and it is not stopped for idleness before that."""
+
+    seconds: float
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Update `commit`: an image is made of the main kernel's container, which goes on."""
+
+    image: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To an update: done, or why not (a code and words with numbers); a refusal has changed nothing."""
+
+    done: bool
+    code: str = ""
+    message: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +195,33 @@ class PullImage:
     image: str
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateKernel:
+    """Order to give a running container these limits."""
+
+    session_id: str
+    kernel_id: str
+    attempt: int
+    slots: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitKernel:
+    """Order to make an image of a running container."""
+
+    session_id: str
+    kernel_id: str
+    attempt: int
+    image: str  # name and tag
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedImage:
+    image: str
+    image_id: str
+    bytes: int
+
+
 class KernelActivities(ABC):
     """On the node's own queue: containers."""
 
@@ -141,6 +243,17 @@ class KernelActivities(ABC):
     @abstractmethod
     async def destroy_kernel(self, order: Destroy) -> Destroyed:
         """No container of the kernel with this attempt or an older one exists; its log is kept."""
+
+    @activity.defn
+    @abstractmethod
+    async def update_kernel(self, order: UpdateKernel) -> None:
+        """The container has the limits. Key: kernel, attempt and limits. Fails for good with UPDATE_REFUSED and the
+        numbers: memory below what is in use, a container that does not run, the runtime's own words."""
+
+    @activity.defn
+    @abstractmethod
+    async def commit_kernel(self, order: CommitKernel) -> CommittedImage:
+        """The node has an image of the container, which goes on. Key: all of the order. Fails with COMMIT_REFUSED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +316,7 @@ class Requeue:
     avoid_agent: str
     fenced_agents: list[str] = field(default_factory=list)
     usage: list[KernelUsage] = field(default_factory=list)
+    slots: dict[str, int] = field(default_factory=dict)  # what each kernel asks from now on; empty: as before
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +326,79 @@ class SessionState:
     status: str
     attempt: int
     kernels: list[KernelSpec] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line of the timeline of a session whose status stays. Key: session, reason and `at`.
+
+    With a kernel and its health, that is kept too.
+    """
+
+    session_id: str
+    attempt: int
+    reason: str
+    message: str
+    actor: str = "workflow"
+    at: float = 0.0
+    kernel_id: str = ""
+    health: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Order to place the kernels once more where they are, with the next attempt. `slots` empty: as before."""
+
+    session_id: str
+    attempt: int
+    slots: dict[str, int] = field(default_factory=dict)
+    usage: list[KernelUsage] = field(default_factory=list)  # of the attempt that is over
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveResize:
+    """Order to hold what a resize needs, beside what is held."""
+
+    session_id: str
+    attempt: int
+    slots: dict[str, int]
+    actor: str
+    move: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What a resize comes to: refused, done in the running containers, by a restart in place, or elsewhere."""
+
+    refused: Answer | None = None
+    restart: bool = False
+    elsewhere: bool = False
+    before: dict[str, int] = field(default_factory=dict)  # the slots of each kernel until now
+
+
+@dataclass(frozen=True, slots=True)
+class SettleResize:
+    """The end of a resize: the session has these slots and holds no more than they say."""
+
+    session_id: str
+    attempt: int
+    slots: dict[str, int]
+    reason: str
+    message: str
+    actor: str = "workflow"
+
+
+@dataclass(frozen=True, slots=True)
+class Prolong:
+    """Record a longer lifetime (seconds from the start on; 0 is none), and until when idleness is no end."""
+
+    session_id: str
+    attempt: int
+    lifetime_s: float
+    kept_until: float  # seconds since 1970
+    message: str
+    actor: str
+    at: float = 0.0
 
 
 class SessionActivities(ABC):
@@ -241,6 +428,38 @@ class SessionActivities(ABC):
     @abstractmethod
     async def session_state(self, session_id: str) -> SessionState:
         """What the rows say now."""
+
+    @activity.defn
+    @abstractmethod
+    async def note_session(self, note: Note) -> bool:
+        """The timeline has the line, once."""
+
+    @activity.defn
+    @abstractmethod
+    async def place_again(self, again: Again) -> Assignment:
+        """What the session holds is held by the next attempt, on the same nodes. Key: session and attempt.
+
+        No container of the old attempt is left when this is asked. With other slots: as `reserve_resize` has held them.
+        No kernels in the answer: the session has ended or gone on.
+        """
+
+    @activity.defn
+    @abstractmethod
+    async def reserve_resize(self, order: ReserveResize) -> Reserved:
+        """RESIZING, and both the old and the new slots are held; or refused, RUNNING and nothing changed.
+
+        Key: session, attempt and slots. Undone, or made good, by `settle_resize`; by `place_again` for a restart.
+        """
+
+    @activity.defn
+    @abstractmethod
+    async def settle_resize(self, order: SettleResize) -> bool:
+        """RUNNING with exactly these slots. Key: all of it."""
+
+    @activity.defn
+    @abstractmethod
+    async def prolong_session(self, order: Prolong) -> bool:
+        """The row has the lifetime and the timeline says so, once."""
 
 
 @dataclass(frozen=True, slots=True)

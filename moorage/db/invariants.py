@@ -47,7 +47,8 @@ INVARIANTS = {
          WHERE (t.seq = 1 AND (t.from_status IS NOT NULL OR t.to_status <> 'PENDING'))
             OR (t.seq > 1 AND (t.from_status IS DISTINCT FROM b.to_status
                 OR (t.from_status, t.to_status) NOT IN ({_MOVES})
-                AND (t.from_status <> t.to_status OR t.reason <> 'device-health')))""",
+                AND (t.from_status <> t.to_status
+                     OR t.reason NOT IN ('device-health', 'health', 'idle-warning', 'extended'))))""",
     "the last transition is the status": """
         SELECT format('session %s is %s but its last step leads to %s', s.id, s.status, t.to_status)
           FROM sessions s JOIN LATERAL (SELECT to_status FROM transitions WHERE session_id = s.id

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db.secrets import OF_A_SESSION, opened
 from moorage.db.usage import keep
+from moorage.domain.health import health_check
+from moorage.domain.idle import IdlePolicy
 from moorage.domain.session import IDLE, MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
 from moorage.domain.usage import KernelUsage
 from moorage.seal import Seal
@@ -34,7 +36,7 @@ async def move(
 ) -> bool:
     """True if the row has the status now; False if its attempt is over or the move isn't allowed."""
     async with engine.begin() as connection:
-        row = await _locked(connection, session_id)
+        row = await locked(connection, session_id)
         if row["attempt"] != attempt or _S(row["status"]) in TERMINAL:
             return False
         if row["status"] == to:
@@ -50,7 +52,7 @@ async def record_started(
 ) -> bool:
     """The row is RUNNING with its containers' ids. Idempotent by (session, attempt)."""
     async with engine.begin() as connection:
-        row = await _locked(connection, session_id)
+        row = await locked(connection, session_id)
         if row["attempt"] != attempt or _S(row["status"]) in TERMINAL | {_S.TERMINATING, _S.PENDING}:
             return False
         if row["status"] == _S.RUNNING:
@@ -83,13 +85,15 @@ async def requeue(
     avoid: str = "",
     fenced: Collection[str] = (),
     usage: Collection[KernelUsage] = (),
+    slots: Mapping[str, int] | None = None,
 ) -> int:
     """PENDING again with the next attempt, its slots released (on `fenced` agents: held until proven gone).
 
-    Idempotent by (session, attempt). A node to `avoid` is tried last from now on.
+    Idempotent by (session, attempt). A node to `avoid` is tried last from now on. `slots` are what each kernel asks
+    from now on, if they are others.
     """
     async with engine.begin() as connection:
-        row = await _locked(connection, session_id)
+        row = await locked(connection, session_id)
         if _S(row["status"]) in TERMINAL or row["attempt"] != attempt:
             return int(row["attempt"])
         await _let_go(connection, session_id, fenced=fenced)
@@ -98,9 +102,15 @@ async def requeue(
             text(
                 "UPDATE sessions SET avoid_agents = CASE WHEN :avoid = '' THEN avoid_agents ELSE"
                 " (array_append(array_remove(avoid_agents, :avoid), :avoid))"
-                "[greatest(1, cardinality(avoid_agents) - :keep + 1):] END, agent_id = NULL WHERE id = :id"
+                "[greatest(1, cardinality(avoid_agents) - :keep + 1):] END, agent_id = NULL,"
+                " slots = COALESCE(CAST(:slots AS jsonb), slots) WHERE id = :id"
             ),
-            {"avoid": avoid, "keep": _REMEMBERED_FAILURES, "id": session_id},
+            {
+                "avoid": avoid,
+                "keep": _REMEMBERED_FAILURES,
+                "slots": json.dumps(dict(slots)) if slots else None,
+                "id": session_id,
+            },
         )
         await connection.execute(text("UPDATE kernels SET agent_id = NULL WHERE session_id = :id"), {"id": session_id})
         await _set_status(
@@ -127,7 +137,7 @@ async def finish(
 ) -> str:
     """The row is terminal and holds nothing (on `fenced` agents: until proven gone). The first ending wins."""
     async with engine.begin() as connection:
-        row = await _locked(connection, session_id)
+        row = await locked(connection, session_id)
         status = _S(row["status"])
         if status in TERMINAL:
             return str(status)
@@ -230,6 +240,8 @@ def kernel_specs(
             index=kernel["idx"],
             cluster=hosts,
             devices=dict(devices.get(kernel["id"], {})),
+            health=health_check(row["health"]),
+            idle=IdlePolicy(**row["idle"]) if row["idle"] else None,
         )
         for kernel, host in zip(row["kernels"], hosts, strict=True)
         if kernel["id"] in placed
@@ -238,7 +250,8 @@ def kernel_specs(
 
 SESSION_COLUMNS = (
     "s.id, s.name, s.image, s.command, s.env, s.slots, s.attempt, s.status, s.resource_group, s.on_node_loss,"
-    " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, u.email AS user, p.name AS project,"
+    " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, s.restart_policy, s.max_restarts,"
+    " s.health, s.idle, u.email AS user, p.name AS project,"
     " (SELECT jsonb_agg(jsonb_build_object('id', k.id, 'role', k.role, 'idx', k.idx, 'agent', k.agent_id)"
     "   ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
     f" {OF_A_SESSION}"
@@ -255,7 +268,8 @@ def placed_by(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[st
     return {one["id"]: one["agent"] for one in row["kernels"] if one["agent"]}, dict(row["devices"] or {})
 
 
-async def _locked(connection: AsyncConnection, session_id: str) -> Mapping[str, Any]:
+async def locked(connection: AsyncConnection, session_id: str) -> Mapping[str, Any]:
+    """The session's row, until the transaction's end."""
     row = await connection.execute(
         text("SELECT id, status, attempt, resource_group FROM sessions WHERE id = :id FOR UPDATE"), {"id": session_id}
     )

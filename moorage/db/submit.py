@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,9 +18,11 @@ from moorage.db.limits import check_pending, check_slots
 from moorage.db.members import hold as hold_membership
 from moorage.db.room import check_designated, check_room
 from moorage.domain.errors import Conflict, Forbidden, InvalidRequest
+from moorage.domain.health import HealthCheck
+from moorage.domain.idle import IdlePolicy
 from moorage.domain.ids import new_id
 from moorage.domain.secrets import SecretUse
-from moorage.domain.session import DependencyPolicy
+from moorage.domain.session import DependencyPolicy, RestartPolicy
 from moorage.domain.tenancy import Principal
 from moorage.scheduler.snapshot import ClusterMode
 from moorage.seal import Seal
@@ -55,6 +57,10 @@ class NewSession:
     secrets: list[SecretUse] = field(default_factory=list)
     idempotency_key: str | None = None
     idempotency_hash: str | None = None
+    restart_policy: str = RestartPolicy.NEVER
+    max_restarts: int = 5
+    health: HealthCheck | None = None
+    idle: IdlePolicy | None = None
 
 
 async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSession) -> tuple[Mapping[str, Any], bool]:
@@ -116,10 +122,12 @@ _INSERT = (
     "WITH s AS (INSERT INTO sessions (id, name, user_id, project_id, domain, access_key, resource_group, type, image,"
     " command, env, slots, priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s,"
     " cluster_size, cluster_mode, not_before, on_dependency_failure, architecture, designated, preemptible,"
-    " job_priority, status, result, attempt, idempotency_key, idempotency_hash) VALUES (:id, :name, :user, :project,"
+    " job_priority, restart_policy, max_restarts, health, idle, status, result, attempt, idempotency_key,"
+    " idempotency_hash) VALUES (:id, :name, :user, :project,"
     " :domain, :access_key, :group, :type, :image, :command, :env, CAST(:slots AS jsonb), :priority, :on_node_loss,"
     " :pending, :lifetime, :batch, :grace, :cluster_size, :cluster_mode, :not_before, :on_dependency_failure,"
-    " :architecture, :designated, :preemptible, :job_priority, 'PENDING', 'UNDEFINED', 0, :key, :hash)"
+    " :architecture, :designated, :preemptible, :job_priority, :restart_policy, :max_restarts,"
+    " CAST(:health AS jsonb), CAST(:idle AS jsonb), 'PENDING', 'UNDEFINED', 0, :key, :hash)"
     " RETURNING id, resource_group, cluster_size),"
     " k AS (INSERT INTO kernels (id, session_id, role, idx) SELECT gen_random_uuid(), s.id,"
     "   CASE n WHEN 0 THEN 'main' ELSE 'sub' END, GREATEST(n, 1) FROM s, generate_series(0, s.cluster_size - 1) n),"
@@ -234,6 +242,10 @@ def _values(session_id: str, seal: Seal, who: Principal, new: NewSession) -> dic
         "designated": new.agents,
         "preemptible": new.preemptible,
         "job_priority": new.job_priority,
+        "restart_policy": new.restart_policy,
+        "max_restarts": new.max_restarts,
+        "health": json.dumps(asdict(new.health)) if new.health else None,
+        "idle": json.dumps(asdict(new.idle)) if new.idle else None,
         "key": new.idempotency_key,
         "hash": new.idempotency_hash,
         "actor": who.named,

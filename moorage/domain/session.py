@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from moorage.domain.health import HealthCheck
+from moorage.domain.idle import IdlePolicy
+
 
 class SessionStatus(StrEnum):
     PENDING = "PENDING"
@@ -62,6 +65,14 @@ class NodeLossPolicy(StrEnum):
     REQUEUE = "requeue"
 
 
+class RestartPolicy(StrEnum):
+    """What becomes of a session whose container has ended by itself: it ends too, or starts again in its place."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"  # an exit code other than 0, a kill for memory, or a failed liveness probe
+    ALWAYS = "always"
+
+
 class DependencyPolicy(StrEnum):
     """What becomes of a session when one that it waits for fails: it is cancelled, or runs all the same."""
 
@@ -90,7 +101,16 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "quota-exceeded"
     UNSATISFIABLE = "unsatisfiable"
     CANCELLED_BY_ADMIN = "cancelled-by-admin"
-    DEVICE_HEALTH = "device-health"  # no move: the status stays
+    UNHEALTHY = "unhealthy"  # a probe failed too often
+    CRASH_LOOP = "crash-loop"  # it ended again and again, and is not started once more
+    RESTARTED = "restarted"
+    RESIZED = "resized"
+    RESIZE_REFUSED = "resize-refused"
+    # No moves: the status stays.
+    DEVICE_HEALTH = "device-health"
+    HEALTH = "health"
+    IDLE_WARNING = "idle-warning"
+    EXTENDED = "extended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +134,8 @@ class KernelSpec:
     cluster: list[str] = field(default_factory=list)  # host names of all kernels of a gang, main first
     devices: dict[str, int] = field(default_factory=dict)  # device id → amount
     files: dict[str, str] = field(default_factory=dict, repr=False)  # path → content in base64, for its user alone
+    health: HealthCheck | None = None
+    idle: IdlePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from temporalio import activity
 from temporalio.client import WorkflowHandle
@@ -16,19 +17,28 @@ from temporalio.worker import Worker
 from moorage.contracts import activities as contract
 from moorage.contracts import names
 from moorage.contracts.activities import (
+    Again,
     Assignment,
+    CommitKernel,
+    CommittedImage,
     CreatedKernel,
     Destroy,
     Destroyed,
     Finish,
     KernelActivities,
     Move,
+    Note,
+    Prolong,
     PullImage,
     Requeue,
+    Reserved,
+    ReserveResize,
     SessionActivities,
     SessionInput,
     SessionState,
+    SettleResize,
     Started,
+    UpdateKernel,
     registered,
 )
 from moorage.domain.ids import new_id
@@ -55,6 +65,14 @@ class World:
     at_requeue: Callable[[], Awaitable[None]] | None = None  # happens between a requeue and its answer
     slow_create: bool = False  # a create ends only after a destroy has come
     destroyed: set[tuple[str, int]] = field(default_factory=set)
+    specs: dict[str, KernelSpec] = field(default_factory=dict)  # of the containers that were made last
+    moves: list[Move] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    prolonged: list[Prolong] = field(default_factory=list)
+    limits: dict[str, dict[str, int]] = field(default_factory=dict)  # of containers whose limits were changed
+    update_refused_on: str = ""  # the node that refuses the next change of limits
+    reserved: Reserved = field(default_factory=Reserved)  # what the ledger says of a resize
+    settled: list[SettleResize] = field(default_factory=list)
     creating: asyncio.Event = field(default_factory=asyncio.Event)
     running: asyncio.Event = field(default_factory=asyncio.Event)
     failed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,6 +100,7 @@ class FakeNode(KernelActivities):
             self._world.refuses_on = ""
             raise ApplicationError("refused", type=contract.CREATE_REFUSED, non_retryable=True)
         key = (spec.kernel_id, spec.attempt)
+        self._world.specs[spec.kernel_id] = spec
         self._world.creating.set()
         if self._world.slow_create:
             await self._world.stopping.wait()
@@ -107,6 +126,19 @@ class FakeNode(KernelActivities):
         usage = KernelUsage(order.kernel_id, order.attempt, 60.0, cpu_ms=1000)
         return Destroyed(order.kernel_id, order.attempt, True, usage=usage)
 
+    @activity.defn
+    async def update_kernel(self, order: UpdateKernel) -> None:
+        self._world.trip("update_kernel", "before")
+        if self._world.update_refused_on and order.kernel_id.startswith(self._world.update_refused_on):
+            self._world.update_refused_on = ""
+            raise ApplicationError("uses 2 GB", type=contract.UPDATE_REFUSED, non_retryable=True)
+        self._world.limits[order.kernel_id] = order.slots
+        self._world.trip("update_kernel", "after")
+
+    @activity.defn
+    async def commit_kernel(self, order: CommitKernel) -> CommittedImage:
+        return CommittedImage(order.image, "sha256:1", 7)
+
 
 class FakeLedger(SessionActivities):
     def __init__(self, world: World) -> None:
@@ -115,6 +147,7 @@ class FakeLedger(SessionActivities):
     @activity.defn
     async def move_session(self, move: Move) -> bool:
         self._world.trip("move_session", "before")
+        self._world.moves.append(move)
         self._world.trip("move_session", "after")
         return True
 
@@ -150,6 +183,42 @@ class FakeLedger(SessionActivities):
     @activity.defn
     async def session_state(self, session_id: str) -> SessionState:
         return SessionState("RUNNING", 0)
+
+    @activity.defn
+    async def note_session(self, note: Note) -> bool:
+        self._once("note_session", self._world.notes, note)
+        return True
+
+    @activity.defn
+    async def place_again(self, again: Again) -> Assignment:
+        self._world.trip("place_again", "before")
+        number, kernels = again.attempt + 1, list(self._world.specs.values())
+        self._world.running.clear()
+        self._world.trip("place_again", "after")
+        slots = again.slots
+        return Assignment(number, [replace(one, attempt=number, slots=slots or one.slots) for one in kernels])
+
+    @activity.defn
+    async def reserve_resize(self, order: ReserveResize) -> Reserved:
+        self._world.trip("reserve_resize", "before")
+        self._world.trip("reserve_resize", "after")
+        return self._world.reserved
+
+    @activity.defn
+    async def settle_resize(self, order: SettleResize) -> bool:
+        self._once("settle_resize", self._world.settled, order)
+        return True
+
+    @activity.defn
+    async def prolong_session(self, order: Prolong) -> bool:
+        self._once("prolong_session", self._world.prolonged, order)
+        return True
+
+    def _once(self, step: str, kept: list[Any], order: object) -> None:
+        self._world.trip(step, "before")
+        if order not in kept:
+            kept.append(order)
+        self._world.trip(step, "after")
 
 
 @dataclass
