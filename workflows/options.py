@@ -44,6 +44,22 @@ PULL_RETRY = RetryPolicy(
 DESTROY_MARGIN = timedelta(seconds=60)
 DESTROY_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10))
 
+# Docker changes limits in milliseconds; its answer is worth waiting for, since what was held hangs on it.
+UPDATE_TIMEOUT = timedelta(seconds=30)
+UPDATE_RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500),
+    maximum_interval=timedelta(seconds=5),
+    maximum_attempts=5,
+    non_retryable_error_types=[contract.UPDATE_REFUSED, contract.COMMIT_REFUSED],
+)
+# All that a container has written is packed into a layer.
+COMMIT_TIMEOUT = timedelta(minutes=30)
+
+# A container that ends by itself again and again is started again after 1, 2, 4 … s, and at most so much.
+LONGEST_BACK_OFF_S = 300.0
+# One that ran for so long has settled: its next end is the first of a new row.
+STEADY_S = 300.0
+
 # The node's heartbeats: every 5 s; three missing ones and the node is LOST.
 PRESENCE_HEARTBEAT = timedelta(seconds=15)
 PRESENCE_TIMEOUT = timedelta(days=3650)

@@ -50,6 +50,7 @@ class SessionInput:
     restarts: int = 0
     kernels: list[KernelSpec] = field(default_factory=list)  # placed already: a long life goes on in a new run
     running_since: float = 0.0  # of that long life, in seconds since 1970; its limits count from here
+    kept_until: float = 0.0  # seconds since 1970; idleness is no end before
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,10 @@ class HealthChange:
 
 @dataclass(frozen=True, slots=True)
 class IdleReport:
-    """Signal `idle_reported`: a container is idle, in words with numbers, or is used again."""
+    """Signal `idle_reported`: a container is idle, in words with numbers, or is used again. Once for each change.
+
+    The workflow remembers it, for as long as the session is extended. A node that counts anew says so with ACTIVE.
+    """
 
     kernel_id: str
     attempt: int

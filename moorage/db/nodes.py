@@ -17,8 +17,8 @@ from moorage.domain.node import AgentInfo, ContainerSeen
 
 # A container may exist while its session is in one of these; beyond them it is killed.
 _EXPECTED = "('SCHEDULED', 'PREPARING', 'CREATING', 'RUNNING', 'RESTARTING', 'RESIZING', 'TERMINATING')"
-# Only these must have one: before RUNNING it may not be made yet, in TERMINATING it may be gone already.
-_REQUIRED = "('RUNNING', 'RESTARTING', 'RESIZING')"
+# Only these must have one: before RUNNING it may not be made yet, in TERMINATING or RESTARTING it may be gone already.
+_REQUIRED = "('RUNNING', 'RESIZING')"
 # A report may be older than a container that was made meanwhile; so long a container may be missing from it.
 _REPORT_AGE_S = 30
 

@@ -16,18 +16,21 @@ from temporalio.worker import Replayer, Worker
 
 from moorage.contracts import names
 from moorage.contracts.activities import (
+    Answer,
     Assignment,
     Cancel,
     KernelActivities,
     NodeLost,
     Requeue,
+    Resize,
+    Restart,
     SessionActivities,
     SessionInput,
     SessionState,
     registered,
 )
 from moorage.domain.ids import new_id
-from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
+from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy, RestartPolicy
 from moorage.temporal import data_converter, workflow_runner
 from tests.support.builders import KEYS
 from tests.workflows.world import FakeLedger, FakeNode, World
@@ -143,6 +146,23 @@ async def _moves_from_a_lost_node(life: Life) -> None:
     await life.exit(0, attempt=1)
 
 
+async def _is_restarted_and_resized(life: Life) -> None:
+    await life.place()
+    await life.world.started[0].wait()
+    assert life.handle is not None
+    for update, wish in (("restart", Restart("user:ada")), ("resize", Resize({"cpu": 2000}, "user:ada"))):
+        assert (await life.handle.execute_update(update, wish, result_type=Answer)).done
+    await life.exit(0, attempt=1)
+
+
+async def _falls_and_starts_again(life: Life) -> None:
+    await life.place()
+    await life.world.started[0].wait()
+    await life.exit(1)
+    await life.world.started[1].wait()
+    await life.exit(0, attempt=1)
+
+
 STORIES = {
     "ends-by-itself": Story("TERMINATED", _ends_by_itself),
     "is-stopped": Story("TERMINATED", _is_stopped),
@@ -156,6 +176,10 @@ STORIES = {
     "loses-its-node": Story("ERROR", _loses_its_node),
     "moves-from-a-lost-node": Story(
         "TERMINATED", _moves_from_a_lost_node, wish={"on_node_loss": NodeLossPolicy.REQUEUE}
+    ),
+    "is-restarted-and-resized": Story("TERMINATED", _is_restarted_and_resized),
+    "falls-and-starts-again": Story(
+        "TERMINATED", _falls_and_starts_again, wish={"restart_policy": RestartPolicy.ON_FAILURE}
     ),
     "is-ended-by-the-reaper": Story("ERROR", _nothing, wish={"recovered": True}),
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +20,7 @@ from moorage.contracts import activities as contract
 from moorage.contracts import names
 from moorage.contracts.activities import (
     Again,
+    Answer,
     Assignment,
     CommitKernel,
     CommittedImage,
@@ -25,6 +28,7 @@ from moorage.contracts.activities import (
     Destroy,
     Destroyed,
     Finish,
+    IdleReport,
     KernelActivities,
     Move,
     Note,
@@ -75,6 +79,7 @@ class World:
     settled: list[SettleResize] = field(default_factory=list)
     creating: asyncio.Event = field(default_factory=asyncio.Event)
     running: asyncio.Event = field(default_factory=asyncio.Event)
+    started: dict[int, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))  # by attempt
     failed: asyncio.Event = field(default_factory=asyncio.Event)
     requeued: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -156,6 +161,7 @@ class FakeLedger(SessionActivities):
         self._world.trip("record_started", "before")
         self._world.running.set()
         self._world.trip("record_started", "after")
+        self._world.started[started.attempt].set()
         return True
 
     @activity.defn
@@ -193,7 +199,7 @@ class FakeLedger(SessionActivities):
     async def place_again(self, again: Again) -> Assignment:
         self._world.trip("place_again", "before")
         number, kernels = again.attempt + 1, list(self._world.specs.values())
-        self._world.running.clear()
+        assert not self._world.containers, "no container of the old attempt is left"
         self._world.trip("place_again", "after")
         slots = again.slots
         return Assignment(number, [replace(one, attempt=number, slots=slots or one.slots) for one in kernels])
@@ -242,12 +248,24 @@ class Life:
     async def exit(self, code: int, *, kernel: int = 0, attempt: int = 0) -> None:
         await self.handle.signal("kernel_exited", KernelExit(self.kernel_id(kernel), attempt, code))
 
+    async def runs(self, world: World, attempt: int = 0) -> None:
+        """Its containers of that attempt were recorded as running."""
+        await world.started[attempt].wait()
+
+    async def ask(self, update: str, wish: object) -> Answer:
+        answer: Answer = await self.handle.execute_update(update, wish, result_type=Answer)
+        return answer
+
+    async def idle(self, stage: str, *, kernel: int = 0, attempt: int = 0, dry_run: bool = False) -> None:
+        report = IdleReport(self.kernel_id(kernel), attempt, stage, f"{stage}: CPU 0.1 %", dry_run, at=time.monotonic())
+        await self.handle.signal("idle_reported", report)
+
 
 @asynccontextmanager
 async def a_life(
-    temporal: WorkflowEnvironment, world: World, *, kernels: int = 1, max_attempts: int = 3, on_node_loss: str = "fail"
+    temporal: WorkflowEnvironment, world: World, *, kernels: int = 1, **wish: float | str
 ) -> AsyncIterator[Life]:
-    """A session that waits for its assignment; each kernel on a node of its own."""
+    """A session that waits for its assignment; each kernel on a node of its own. `wish` are fields of its input."""
     session_id, client = new_id(), temporal.client
     agents = [f"n{n}-{session_id[:8]}" for n in range(kernels)]
     control = Worker(
@@ -264,7 +282,7 @@ async def a_life(
     async with _all([control, *nodes]):
         handle = await client.start_workflow(
             SessionWorkflow.run,
-            SessionInput(session_id, "s", "ada", "p", "default", on_node_loss=on_node_loss, max_attempts=max_attempts),
+            replace(SessionInput(session_id, "s", "ada", "p", "default"), **wish),  # type: ignore[arg-type]
             id=names.session_workflow(session_id),
             task_queue=names.CONTROL_QUEUE,
         )

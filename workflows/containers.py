@@ -1,0 +1,168 @@
+"""The containers of a session on their nodes: all made, all changed, all proven gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, is_cancelled_exception
+
+from moorage.contracts import activities as contract
+from moorage.contracts.activities import CreatedKernel, Destroyed
+from moorage.domain.session import Ending, KernelSpec, Reason, SessionResult, SessionStatus
+from moorage.domain.usage import KernelUsage
+from workflows import steps
+from workflows.told import Told
+
+_S = SessionStatus
+Record = Callable[[SessionStatus, str], Coroutine[Any, Any, None]]
+
+
+class TryElsewhere(Exception):
+    """This attempt is over; the session goes back into the queue. `avoid` names the node that failed it.
+
+    `slots` are what its kernels ask from now on, if they are others.
+    """
+
+    def __init__(self, reason: Reason, message: str, *, avoid: str = "", slots: dict[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.avoid = avoid
+        self.slots = slots or {}
+
+
+class NoNodeHelps(Exception):
+    """Trying elsewhere can't help; the session ends like this."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
+
+
+class Containers:
+    """`record` writes a status beside the work, with words for who looks at the workflow."""
+
+    def __init__(self, told: Told, record: Record) -> None:
+        self._told = told
+        self._record = record
+        self._usage: dict[tuple[str, int], KernelUsage] = {}
+
+    async def make(self) -> list[CreatedKernel] | None:
+        """All of them started; None if it was interrupted. Raises TryElsewhere or NoNodeHelps."""
+        made = [asyncio.create_task(self._make_one(kernel)) for kernel in self._told.kernels]
+        recorded = asyncio.create_task(self._record(_S.CREATING, "its containers are made"))
+        together = asyncio.gather(*made, recorded)
+        try:
+            await workflow.wait_condition(lambda: together.done() or self._told.interrupted())
+            if not together.done():
+                return None
+            together.result()
+            return [one.result() for one in made]
+        finally:
+            # What is still being made when one kernel has failed must not act for a later attempt.
+            steps.drop(together, recorded, *made)
+
+    async def _make_one(self, kernel: KernelSpec) -> CreatedKernel:
+        try:
+            try:
+                return await steps.create(kernel)
+            except ActivityError as error:
+                if steps.type_of(error) != contract.IMAGE_MISSING:
+                    raise
+            await self._record(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
+            await steps.pull(kernel)
+            await self._record(_S.CREATING, "its containers are made")
+            return await steps.create(kernel)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            message = steps.words_of(error)
+            if steps.type_of(error) == contract.IMAGE_PULL_FAILED:
+                ending = Ending(_S.ERROR, Reason.IMAGE_PULL_FAILED, message, SessionResult.FAILURE)
+                raise NoNodeHelps(ending) from error
+            raise TryElsewhere(Reason.FAILED_TO_CREATE, message, avoid=kernel.agent_id) from error
+
+    async def remove(self, *, grace_s: float) -> list[str]:
+        """Proven gone. Returns the nodes that are lost: there they are fenced instead."""
+        kernels = self._told.kernels
+        fenced = await asyncio.gather(*(self._remove_one(kernel, grace_s) for kernel in kernels))
+        return sorted({kernel.agent_id for kernel, lost in zip(kernels, fenced, strict=True) if lost})
+
+    async def _remove_one(self, kernel: KernelSpec, grace_s: float) -> bool:
+        """Asks until the node proves it or is lost (True). No deadline: without proof the allocation is held."""
+        told = self._told
+        while kernel.agent_id not in told.lost:
+            forced = told.forced()
+            task = steps.start_destroy(kernel, 0 if forced else grace_s)
+            await workflow.wait_condition(
+                lambda task=task, forced=forced: (  # type: ignore[misc]
+                    task.done() or kernel.agent_id in told.lost or told.forced() != forced
+                )
+            )
+            if not task.done():
+                task.cancel()
+                continue
+            try:
+                self._note_proof(await task)
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                workflow.set_current_details(f"**TERMINATING**: node {kernel.agent_id} does not answer; asked again")
+                continue
+            return False
+        return True
+
+    def _note_proof(self, proof: Destroyed) -> None:
+        if proof.exit is not None:
+            self._told.exits.setdefault(proof.kernel_id, proof.exit)
+        if proof.usage is not None:
+            self._usage[proof.kernel_id, proof.attempt] = proof.usage
+
+    @property
+    def usage(self) -> list[KernelUsage]:
+        """Of those that are gone, as far as it was not kept yet."""
+        return list(self._usage.values())
+
+    def forget(self) -> None:
+        self._usage.clear()
+
+    async def change(self, slots: dict[str, int], back_to: dict[str, int]) -> tuple[str, bool]:
+        """("", True) once all have the new limits. Else why not, and whether all have the old ones.
+
+        They have not if one has grown into its new limits already, so that it can't go back.
+        """
+        kernels = self._told.kernels
+        refusals = await asyncio.gather(*(self._change_one(kernel, slots) for kernel in kernels))
+        refusal = next((one for one in refusals if one), "")
+        if not refusal or self._told.interrupted():
+            return refusal, not refusal
+        return refusal, await self._change_back(
+            [kernel for kernel, one in zip(kernels, refusals, strict=True) if not one], back_to
+        )
+
+    async def _change_back(self, changed: Sequence[KernelSpec], slots: dict[str, int]) -> bool:
+        stuck = await asyncio.gather(*(self._change_one(kernel, slots) for kernel in changed))
+        return not any(stuck) or bool(self._told.exits)
+
+    async def _change_one(self, kernel: KernelSpec, slots: dict[str, int]) -> str:
+        """Empty once the container has the limits, else why not. A node that is silent is asked until it is lost."""
+        told = self._told
+        while not told.interrupted():
+            task = steps.start_update(kernel, slots)
+            await workflow.wait_condition(lambda task=task: task.done() or told.interrupted())  # type: ignore[misc]
+            if not task.done():
+                steps.drop(task)
+                break
+            try:
+                await task
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                if steps.type_of(error) == contract.UPDATE_REFUSED or told.exits:
+                    return steps.words_of(error)
+                continue
+            return ""
+        return "the session is stopping"
