@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import CancellableStream, Mount
+from docker.types import CancellableStream, Mount, Ulimit
 
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
@@ -57,8 +57,18 @@ def limits(spec: KernelSpec) -> dict[str, Any]:
 
 
 def hardening() -> dict[str, Any]:
-    """No capability, no new privilege, Docker's default seccomp profile, no host path."""
-    return {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "init": True}
+    """No capability, no new privilege, Docker's default seccomp profile, no host path.
+
+    IPC and control groups of its own whatever the daemon's defaults are; no core file, which the host would keep.
+    """
+    return {
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "init": True,
+        "ipc_mode": "private",
+        "cgroupns": "private",
+        "ulimits": [Ulimit(name="core", soft=0, hard=0)],
+    }
 
 
 def network(spec: KernelSpec, namespace: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -311,6 +321,13 @@ class DockerRuntime(Runtime):
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         ids = [container.container_id for container in containers]
         return await self._call(partial(self._gauges.read, ids))
+
+    async def written(self) -> list[tuple[ContainerSeen, int]]:
+        def look() -> list[tuple[ContainerSeen, int]]:
+            found = self._client.containers(size=True, filters={"label": self._ours(), "status": "running"})
+            return [(self._seen(one), int(one.get("SizeRw") or 0)) for one in found if _well_labelled(one["Labels"])]
+
+        return await self._call(look)
 
     def _process(self, container_id: str) -> int | None:
         """Its first process, as the host numbers it; None if it does not run, or Docker is away."""
