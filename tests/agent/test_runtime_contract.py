@@ -102,9 +102,9 @@ async def test_a_kill_does_not_wait_for_the_grace_period_of_an_earlier_stop(runt
 async def test_removing_twice_is_the_same_as_once(runtime: Runtime, agent_id: str) -> None:
     await runtime.create(a_spec(agent_id=agent_id))
     [seen] = await runtime.containers()
-    await runtime.remove(seen)
-    await runtime.remove(seen)
+    await asyncio.gather(runtime.remove(seen), runtime.remove(seen))
     assert await runtime.containers() == []
+    await runtime.remove(seen)
 
 
 async def test_stopping_what_is_gone_says_so(runtime: Runtime, agent_id: str) -> None:
