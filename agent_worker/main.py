@@ -19,6 +19,7 @@ from temporalio.worker import Worker
 from agent_worker import dataplane
 from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
+from agent_worker.disk_watch import DiskWatch
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
@@ -104,7 +105,8 @@ async def run(settings: Settings) -> None:
         await serving
         await runtime.close()
         return
-    presence = NodePresence(client, runtime, info, inventory)
+    disk = DiskWatch(runtime, settings.agent_disk_bytes)
+    presence = NodePresence(client, runtime, info, inventory, explained=disk.explained)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
@@ -125,11 +127,12 @@ async def run(settings: Settings) -> None:
         tending = asyncio.create_task(runtime.tend())
         watching = asyncio.create_task(inventory.watch())
         metering = asyncio.create_task(meter.run())
+        weighing = asyncio.create_task(disk.run())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, watching, metering, serving}
+        parts = {speaking, tending, watching, metering, weighing, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending, watching, metering):
+        for task in (waiting, speaking, tending, watching, metering, weighing):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

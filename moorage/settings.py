@@ -90,6 +90,9 @@ class Settings(BaseSettings):
         2, ge=0, le=64, description="network namespaces kept ready, so that a start is faster; 0 keeps none"
     )
     agent_log_bytes: int = Field(4 * 1024 * 1024, description="log kept of each session: half head, half tail")
+    agent_disk_bytes: int = Field(
+        0, ge=0, description="what a container may write to its own disk before it is killed; 0 sets no limit"
+    )
     agent_fence_s: float = Field(20.0, description="without contact for so long, the agent stops its requeue sessions")
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

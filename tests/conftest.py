@@ -18,9 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import connect, migrate
 from moorage.passwords import hash_by
+from tests.support.memory import move_to_memory
 
 pytest_plugins = ["tests.support.plugin"]
 
+move_to_memory()
 # A machine that is busy with something else is no failure: no example has a deadline.
 settings.register_profile("moorage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("moorage")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import CancellableStream, Mount
+from docker.types import CancellableStream, Mount, Ulimit
 
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
@@ -57,8 +57,18 @@ def limits(spec: KernelSpec) -> dict[str, Any]:
 
 
 def hardening() -> dict[str, Any]:
-    """No capability, no new privilege, Docker's default seccomp profile, no host path."""
-    return {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "init": True}
+    """No capability, no new privilege, Docker's default seccomp profile, no host path.
+
+    IPC and control groups of its own whatever the daemon's defaults are; no core file, which the host would keep.
+    """
+    return {
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "init": True,
+        "ipc_mode": "private",
+        "cgroupns": "private",
+        "ulimits": [Ulimit(name="core", soft=0, hard=0)],
+    }
 
 
 def network(spec: KernelSpec, namespace: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -209,15 +219,8 @@ class DockerRuntime(Runtime):
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         def stop() -> KernelExit:
             with suppress(NotFound):
-                if grace_s > 0:
-                    self._client.stop(container.container_id, timeout=round(grace_s))
-                else:
-                    try:
-                        self._client.kill(container.container_id)
-                    except APIError as error:
-                        if error.status_code != 409:  # it does not run
-                            raise
-                self._client.wait(container.container_id, timeout=30)
+                if container.state != "exited":
+                    self._end(container.container_id, grace_s)
                 state = self._client.inspect_container(container.container_id)["State"]
                 return _exit(container.kernel_id, container.attempt, state)
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
@@ -227,6 +230,18 @@ class DockerRuntime(Runtime):
         with self.namespaces.busy():
             return await self._call(stop)
 
+    def _end(self, container_id: str, grace_s: float) -> None:
+        """Returns when it runs no more."""
+        if grace_s > 0:
+            self._client.stop(container_id, timeout=round(grace_s))
+        else:
+            try:
+                self._client.kill(container_id)
+            except APIError as error:
+                if error.status_code != 409:  # it does not run
+                    raise
+        self._client.wait(container_id, timeout=30)
+
     async def remove(self, container: ContainerSeen) -> None:
         def remove() -> None:
             with suppress(NotFound):
@@ -235,18 +250,20 @@ class DockerRuntime(Runtime):
                 except APIError as error:
                     if error.status_code != 409:  # its removal is under way
                         raise
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
-                try:
-                    self._client.inspect_container(container.container_id)
-                except NotFound:
-                    return self.secret_files.remove(container.kernel_id, container.attempt)
-                self._closing.wait(0.05)
-            raise TimeoutError(f"container {container.container_id[:12]} is still there after 20 s")
+                    self._until_gone(container.container_id)
+            self.secret_files.remove(container.kernel_id, container.attempt)
 
         with self.namespaces.busy():
             await self._call(remove)
         self._gauges.forget(container.container_id)
+
+    def _until_gone(self, container_id: str) -> None:
+        """Somebody else's removal; of one's own Docker answers when it is done. Ends with NotFound."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            self._client.inspect_container(container_id)
+            self._closing.wait(0.05)
+        raise TimeoutError(f"container {container_id[:12]} is still there after 20 s")
 
     async def containers(self) -> list[ContainerSeen]:
         return await self._call(lambda: self._list({}))
@@ -311,6 +328,13 @@ class DockerRuntime(Runtime):
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         ids = [container.container_id for container in containers]
         return await self._call(partial(self._gauges.read, ids))
+
+    async def written(self) -> list[tuple[ContainerSeen, int]]:
+        def look() -> list[tuple[ContainerSeen, int]]:
+            found = self._client.containers(size=True, filters={"label": self._ours(), "status": "running"})
+            return [(self._seen(one), int(one.get("SizeRw") or 0)) for one in found if _well_labelled(one["Labels"])]
+
+        return await self._call(look)
 
     def _process(self, container_id: str) -> int | None:
         """Its first process, as the host numbers it; None if it does not run, or Docker is away."""

@@ -88,6 +88,7 @@ class Reason(StrEnum):
     FORCE_TERMINATED = "force-terminated"
     SELF_TERMINATED = "self-terminated"
     OOM_KILLED = "oom-killed"
+    DISK_EXCEEDED = "disk-exceeded"
     SIGNALLED = "signalled"
     IDLE_TIMEOUT = "idle-timeout"
     LIFETIME_EXCEEDED = "lifetime-exceeded"
@@ -148,6 +149,7 @@ class KernelExit:
     oom_killed: bool = False
     gone: bool = False
     at: float = 0.0  # seconds since 1970, the node's clock
+    over_disk: str = ""  # killed by its node for what it wrote to its disk: in words with numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,8 @@ def ending_of(exit: KernelExit) -> Ending:
     code = exit.exit_code
     if exit.gone or code is None:
         return Ending(_S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE)
+    if exit.over_disk:
+        return Ending(_S.TERMINATED, Reason.DISK_EXCEEDED, exit.over_disk, SessionResult.FAILURE, code)
     if exit.oom_killed:
         message = "the container used more memory than its limit and was killed"
         return Ending(_S.TERMINATED, Reason.OOM_KILLED, message, SessionResult.FAILURE, code)

@@ -86,16 +86,6 @@ async def _seen(runtime: DockerRuntime, spec: KernelSpec) -> ContainerSeen:
 
 
 @pytest.mark.docker
-async def test_capabilities_are_dropped_inside(docker_runtime: DockerRuntime, agent_id: str) -> None:
-    status = await _output(docker_runtime, a_spec("cat", "/proc/self/status", agent_id=agent_id))
-    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    assert int(facts["CapEff"], 16) == 0
-    assert int(facts["CapBnd"], 16) == 0
-    assert facts["NoNewPrivs"] == "1"
-    assert facts["Seccomp"] == "2"
-
-
-@pytest.mark.docker
 async def test_a_memory_hog_is_told_as_killed_for_memory(docker_runtime: DockerRuntime, agent_id: str) -> None:
     spec = a_spec("dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1", agent_id=agent_id, mem=16 * MIB)
     events = docker_runtime.exits()
