@@ -122,7 +122,7 @@ def _labelled(cluster: str, agents: list[str]) -> dict[str, list[ContainerSeen]]
     from docker.errors import DockerException
 
     try:
-        client = docker.APIClient(version="auto", timeout=_ANSWER_S)
+        client = docker.APIClient(version="auto", timeout=_ANSWER_S, **docker.utils.kwargs_from_env())
         try:
             return {
                 agent: [

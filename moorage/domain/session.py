@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from moorage.domain.network import KernelNetwork
+
 
 class SessionStatus(StrEnum):
     PENDING = "PENDING"
@@ -114,6 +116,7 @@ class KernelSpec:
     cluster: list[str] = field(default_factory=list)  # host names of all kernels of a gang, main first
     devices: dict[str, int] = field(default_factory=dict)  # device id → amount
     files: dict[str, str] = field(default_factory=dict, repr=False)  # path → content in base64, for its user alone
+    network: KernelNetwork | None = None  # None: open, and alone
 
 
 @dataclass(frozen=True, slots=True)
