@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import platform
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import uvicorn
 from docker.errors import DockerException
@@ -46,7 +48,12 @@ def build_runtime(settings: Settings) -> Runtime:
     if settings.agent_runtime != "docker":
         raise InvalidRequest(f"MOORAGE_AGENT_RUNTIME is {settings.agent_runtime!r}; allowed are docker and simulated")
     try:
-        return DockerRuntime(settings.agent_id, cluster=settings.cluster, namespaces=settings.agent_namespaces)
+        return DockerRuntime(
+            settings.agent_id,
+            cluster=settings.cluster,
+            namespaces=settings.agent_namespaces,
+            egress_deny=[one for one in settings.agent_egress_deny.split(",") if one],
+        )
     except DockerException as error:
         raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
 
@@ -61,6 +68,18 @@ async def offered(settings: Settings, runtime: Runtime, devices: Iterable[Device
     if settings.agent_mem:
         slots[MEM] = parse_size(settings.agent_mem)
     return slots
+
+
+def overlay_address(settings: Settings, data_plane: str) -> str:
+    """Where other nodes send what goes between a gang's kernels; empty if nothing says it."""
+    if settings.agent_overlay_address:
+        return settings.agent_overlay_address
+    host = urlsplit(data_plane).hostname or ""
+    try:
+        address = ipaddress.IPv4Address(socket.gethostbyname(host))
+    except (OSError, ValueError):
+        return ""
+    return "" if address.is_unspecified else str(address)
 
 
 async def run(settings: Settings) -> None:
@@ -81,6 +100,9 @@ async def run(settings: Settings) -> None:
     app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter)
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
+    warnings = await runtime.prepare()
+    for warning in warnings:
+        _log.warning("this node does not hold all it should", why=warning)
 
     def info(containers: list[ContainerSeen], images: list[str]) -> AgentInfo:
         return AgentInfo(
@@ -96,6 +118,8 @@ async def run(settings: Settings) -> None:
             containers=containers,
             devices=inventory.devices,
             images=images,
+            overlay_address=overlay_address(settings, address),
+            warnings=warnings,
         )
 
     serving = asyncio.create_task(server.serve(sockets=[listener]))

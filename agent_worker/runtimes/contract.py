@@ -114,6 +114,10 @@ class Runtime(ABC):
     def exits(self) -> AsyncIterator[Exited]:
         """Each end of a container, for ever. What ends while the runtime is away is found by comparing."""
 
+    async def prepare(self) -> list[str]:
+        """Once, before the node offers itself. Returns what does not hold on it, in words for its administrator."""
+        return []
+
     async def tend(self) -> None:
         """Upkeep beside the work, until cancelled. A runtime that needs none waits."""
         await asyncio.Event().wait()

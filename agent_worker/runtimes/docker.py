@@ -30,7 +30,10 @@ from agent_worker.runtimes.contract import (
     Started,
 )
 from agent_worker.runtimes.devices import devices
+from agent_worker.runtimes.egress import Egress
 from agent_worker.runtimes.namespaces import Namespaces
+from agent_worker.runtimes.network_upkeep import tend
+from agent_worker.runtimes.networks import Networks, network
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
@@ -71,16 +74,6 @@ def hardening() -> dict[str, Any]:
     }
 
 
-def network(spec: KernelSpec, namespace: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For the container and for its host configuration: a namespace made ahead, else Docker's bridge; never the host's.
-
-    A container that joins a namespace has that one's host name.
-    """
-    if namespace is not None:
-        return {}, {"network_mode": f"container:{namespace}"}
-    return {"hostname": spec.hostname}, {"network_mode": "bridge"}
-
-
 def labels(spec: KernelSpec, node: str) -> dict[str, str]:
     return {
         names.LABEL_AGENT: node,
@@ -112,18 +105,30 @@ def container_name(kernel_id: str, attempt: int) -> str:
 
 
 class DockerRuntime(Runtime):
-    def __init__(self, agent_id: str, *, cluster: str = "moorage", namespaces: int = 0) -> None:
-        """`namespaces` are kept ready for the next starts."""
+    def __init__(
+        self, agent_id: str, *, cluster: str = "moorage", namespaces: int = 0, egress_deny: Sequence[str] = ()
+    ) -> None:
+        """`namespaces` are kept ready for the next starts. The engine is that of DOCKER_HOST."""
         self._node = names.node_label(cluster, agent_id)
-        self._client = docker.APIClient(version="auto", timeout=120)
+        engine = docker.utils.kwargs_from_env()
+        self._client = docker.APIClient(version="auto", timeout=120, **engine)
         # A quiet log or event stream is no failure: no read timeout.
-        self._streams = docker.APIClient(version=self._client.api_version, timeout=None)
+        self._streams = docker.APIClient(version=self._client.api_version, timeout=None, **engine)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
         self.secret_files = SecretFiles(self._node)
         self._gauges = Gauges(self._process)
-        self.namespaces = Namespaces(self._client, self._node, size=namespaces, call=self._call)
+        self.networks = Networks(self._client, cluster=cluster, node=self._node)
+        self.egress = Egress(egress_deny)
+        self.namespaces = Namespaces(
+            self._client, self._node, size=namespaces, call=self._call, network=self.networks.shared
+        )
+
+    async def prepare(self) -> list[str]:
+        await self._call(self.networks.shared)
+        warning = await self._call(self.egress.warning)
+        return [warning] if warning else []
 
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)
@@ -135,24 +140,29 @@ class DockerRuntime(Runtime):
 
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         held = reserved or Reservation()
-        with self.namespaces.take(spec.hostname) as namespace:
+        with self.namespaces.take(spec.hostname if spec.network is None else "") as namespace:
             try:
                 return await self._call(lambda: self._create(spec, held, namespace))
             except CreateRefused:
+                self.networks.forget()
                 if namespace is None:
                     raise
             # It may be the namespace that was bad: Docker makes a new one.
             return await self._call(lambda: self._create(spec, held, None))
 
     def _create(self, spec: KernelSpec, reserved: Reservation, namespace: str | None) -> Started:
-        with self.secret_files.written(spec) as mounts:
-            return self._create_with(spec, reserved, namespace, mounts)
+        with self.secret_files.written(spec) as mounts, self.networks.joined(spec) as joined:
+            return self._create_with(spec, reserved, network(spec, namespace, joined), mounts)
 
     def _create_with(
-        self, spec: KernelSpec, reserved: Reservation, namespace: str | None, mounts: list[Mount]
+        self,
+        spec: KernelSpec,
+        reserved: Reservation,
+        told: tuple[dict[str, Any], dict[str, Any]],
+        mounts: list[Mount],
     ) -> Started:
         name = container_name(spec.kernel_id, spec.attempt)
-        for_container, for_host = network(spec, namespace)
+        for_container, for_host = told
         try:
             container_id = str(
                 self._client.create_container(
@@ -255,6 +265,7 @@ class DockerRuntime(Runtime):
 
         with self.namespaces.busy():
             await self._call(remove)
+        await self._call(lambda: self.networks.leave(container.session_id, container.attempt))
         self._gauges.forget(container.container_id)
 
     def _until_gone(self, container_id: str) -> None:
@@ -373,7 +384,7 @@ class DockerRuntime(Runtime):
             return {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0)), "OOMKilled": False}
 
     async def tend(self) -> None:
-        await asyncio.gather(self.namespaces.tend(), self._sweep_files())
+        await asyncio.gather(self.namespaces.tend(), self._sweep_files(), tend(self.networks, self.egress, self._call))
 
     async def _sweep_files(self) -> None:
         """Files of containers that somebody else removed, or that went while the agent was away."""
@@ -388,6 +399,7 @@ class DockerRuntime(Runtime):
     async def close(self) -> None:
         with suppress(DockerException, requests.RequestException, OSError):
             await self.namespaces.close()
+            await self._call(self.networks.close)
         self._closing.set()
         for threads in (self._threads, self._stops):
             threads.shutdown(wait=False, cancel_futures=True)

@@ -124,7 +124,7 @@ def _labelled(cluster: str, agents: list[str]) -> dict[str, list[ContainerSeen]]
     from moorage.contracts import names
 
     try:
-        client = docker.APIClient(version="auto", timeout=_ANSWER_S)
+        client = docker.APIClient(version="auto", timeout=_ANSWER_S, **docker.utils.kwargs_from_env())
         try:
             return {
                 agent: [

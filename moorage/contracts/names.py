@@ -26,6 +26,9 @@ LABEL_ON_NODE_LOSS = "moorage.on-node-loss"
 LABEL_DEVICES = "moorage.devices"  # ids of the devices that a container holds, with commas between
 # A container that only holds a network namespace for a session's; its value is the agent.
 LABEL_NAMESPACE = "moorage.namespace"
+# A Docker network of ours; its value is the agent, or the cluster for a gang's, which has session and attempt too.
+LABEL_NETWORK = "moorage.network"
+LABEL_UNDERLAY = "moorage.underlay"  # this node's address between nodes, then those of the gang's other nodes
 
 
 def agent_queue(agent_id: str) -> str:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from moorage.domain.health import HealthCheck
 from moorage.domain.idle import IdlePolicy
+from moorage.domain.network import KernelNetwork
 
 
 class SessionStatus(StrEnum):
@@ -137,6 +138,7 @@ class KernelSpec:
     files: dict[str, str] = field(default_factory=dict, repr=False)  # path → content in base64, for its user alone
     health: HealthCheck | None = None
     idle: IdlePolicy | None = None
+    network: KernelNetwork | None = None  # None: open, and alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import docker
 import pytest
 
 from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited
-from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits, network
+from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits
 from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
+from agent_worker.runtimes.networks import Joined, network
 from moorage.contracts.names import LABEL_AGENT, node_label
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
@@ -36,8 +37,8 @@ def test_no_container_gets_capabilities_new_privileges_or_the_hosts_network() ->
     assert told["cap_drop"] == ["ALL"]
     assert told["security_opt"] == ["no-new-privileges"]
     assert "privileged" not in told
-    assert network(a_spec(), None) == ({"hostname": "main1"}, {"network_mode": "bridge"})
-    assert network(a_spec(), "c1") == ({}, {"network_mode": "container:c1"})
+    assert network(a_spec(), None, Joined("lab")) == ({"hostname": "main1"}, {"network_mode": "lab"})
+    assert network(a_spec(), "c1", Joined("lab")) == ({}, {"network_mode": "container:c1"})
 
 
 def test_labels_say_whose_the_container_is() -> None:
