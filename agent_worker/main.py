@@ -23,6 +23,7 @@ from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
 from agent_worker.presence import NodePresence
+from agent_worker.proofs import Proofs
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
@@ -45,9 +46,14 @@ def build_runtime(settings: Settings) -> Runtime:
     if settings.agent_runtime != "docker":
         raise InvalidRequest(f"MOORAGE_AGENT_RUNTIME is {settings.agent_runtime!r}; allowed are docker and simulated")
     try:
-        return DockerRuntime(settings.agent_id, cluster=settings.cluster, namespaces=settings.agent_namespaces)
+        return DockerRuntime(
+            settings.agent_id,
+            cluster=settings.cluster,
+            namespaces=settings.agent_namespaces,
+            engine=settings.agent_docker_host,
+        )
     except DockerException as error:
-        raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
+        raise Unavailable(f"Docker does not answer ({error}); start it, or set MOORAGE_AGENT_DOCKER_HOST") from error
 
 
 async def offered(settings: Settings, runtime: Runtime, devices: Iterable[Device]) -> dict[str, int]:
@@ -70,6 +76,7 @@ async def run(settings: Settings) -> None:
     settings.agent_data_dir.mkdir(parents=True, exist_ok=True)
     runtime = build_runtime(settings)
     logs = KeptLogs(settings.agent_data_dir / "logs", cap_bytes=settings.agent_log_bytes)
+    proofs = Proofs(settings.agent_data_dir / "proofs")
     listener = socket.create_server((settings.agent_host, settings.agent_port))
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
     inventory = Inventory(accelerators(settings))
@@ -110,7 +117,7 @@ async def run(settings: Settings) -> None:
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter)),
+            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, proofs=proofs)),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -155,7 +162,8 @@ async def _connected(settings: Settings, stopped: asyncio.Event) -> Client | Non
         except RuntimeError as error:
             _log.warning("Temporal is away", address=settings.temporal_address, error=str(error)[:200])
             with suppress(TimeoutError):
-                await asyncio.wait_for(stopped.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await stopped.wait()
             delay = min(delay * 2, 5.0)
     return None
 
