@@ -19,6 +19,7 @@ from temporalio.worker import Worker
 from agent_worker import dataplane
 from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
+from agent_worker.fence import Fence
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
@@ -111,7 +112,8 @@ async def run(settings: Settings) -> None:
         await serving
         await runtime.close()
         return
-    presence = NodePresence(client, runtime, info, inventory)
+    fence = Fence(runtime, settings.agent_data_dir / "fenced.json")
+    presence = NodePresence(client, runtime, info, inventory, fence)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
