@@ -38,8 +38,12 @@ class KeptLogs:
         path = self._path(session_id, kernel_id, attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_bytes(bytes(head) + gap + b"".join(tail))
-        partial.replace(path)
+        try:
+            partial.write_bytes(bytes(head) + gap + b"".join(tail))
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # half a log on a full disk keeps the next one out too
+            raise
         return path.stat().st_size
 
     def newest(self, session_id: str, kernel_id: str) -> Path | None:

@@ -31,6 +31,10 @@ class CreateRefused(RuntimeRefusal):
     """This container can't be made or started here."""
 
 
+class RuntimeAway(OSError):
+    """The runtime does not answer; what was asked of it may have been done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exited:
     session_id: str
@@ -67,7 +71,7 @@ class Runtime(ABC):
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         """The container of (kernel, attempt) exists, has what is reserved, and was started; an existing one is adopted.
 
-        ImageMissing, or CreateRefused with no container left.
+        One that has ended is not started again. ImageMissing, or CreateRefused with no container of ours left.
         """
 
     @abstractmethod
