@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from moorage.domain.health import HealthCheck
 from moorage.domain.idle import IdlePolicy
+from moorage.domain.resources import MEM, format_slot
 
 
 class SessionStatus(StrEnum):
@@ -148,6 +150,7 @@ class KernelExit:
     oom_killed: bool = False
     gone: bool = False
     at: float = 0.0  # seconds since 1970, the node's clock
+    mem_limit: int | None = None  # bytes; None if there was none, or it is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +184,38 @@ def ending_of(exit: KernelExit) -> Ending:
     code = exit.exit_code
     if exit.gone or code is None:
         return Ending(_S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE)
+    if code == 0:
+        # Docker's mark for memory stays for good, even if the session has got over it.
+        words = f"exit code 0; a process of it was {_out_of_memory(exit)}" if exit.oom_killed else "exit code 0"
+        return Ending(_S.TERMINATED, Reason.SELF_TERMINATED, words, SessionResult.SUCCESS, code)
+    return Ending(_S.TERMINATED, *_failed(exit, code), SessionResult.FAILURE, code)
+
+
+def _failed(exit: KernelExit, code: int) -> tuple[Reason, str]:
     if exit.oom_killed:
-        message = "the container used more memory than its limit and was killed"
-        return Ending(_S.TERMINATED, Reason.OOM_KILLED, message, SessionResult.FAILURE, code)
+        if code == _KILLED:
+            return Reason.OOM_KILLED, _out_of_memory(exit)
+        return Reason.OOM_KILLED, f"exit code {code}, after a process of it was {_out_of_memory(exit)}"
+    if code == _KILLED:
+        return Reason.SIGNALLED, "killed (SIGKILL), not for memory: from outside, or by a process of its own"
     if 128 < code < 160:
-        return Ending(_S.TERMINATED, Reason.SIGNALLED, f"ended by signal {code - 128}", SessionResult.FAILURE, code)
-    result = SessionResult.SUCCESS if code == 0 else SessionResult.FAILURE
-    return Ending(_S.TERMINATED, Reason.SELF_TERMINATED, f"exit code {code}", result, code)
+        return Reason.SIGNALLED, f"ended by {_signal(code - 128)}"
+    return Reason.SELF_TERMINATED, f"exit code {code}{_MEANS.get(code, '')}"
+
+
+def _out_of_memory(exit: KernelExit) -> str:
+    if exit.mem_limit is None:
+        return "killed for memory: it needed more than its limit"
+    return f"killed for memory: it used {format_slot(MEM, exit.mem_limit)}, its limit, and needed more"
+
+
+def _signal(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+_KILLED = 128 + signal.SIGKILL
+# By the shells' custom, which Docker and its init keep.
+_MEANS = {126: ": its command can't be executed", 127: ": its command was not found"}
