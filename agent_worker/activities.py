@@ -14,8 +14,10 @@ from temporalio.exceptions import ApplicationError
 
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.last_words import READ_BYTES, last_lines, without
 from agent_worker.metrics.meter import Meter
-from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime
+from agent_worker.probes import Prober
+from agent_worker.runtimes.contract import Checked, CreateRefused, ImageMissing, PullFailed, Runtime
 from moorage.contracts import activities as contract
 from moorage.contracts.activities import (
     CommitKernel,
@@ -23,6 +25,7 @@ from moorage.contracts.activities import (
     CreatedKernel,
     Destroy,
     Destroyed,
+    HealthChange,
     KernelActivities,
     PullImage,
     UpdateKernel,
@@ -32,8 +35,6 @@ from moorage.domain.session import KernelSpec
 
 _T = TypeVar("_T")
 _BEAT_S = 3.0
-# A shorter value of a variable may be a part of any word.
-_SHORTEST_HIDDEN = 4
 # Orders for a kernel destroyed so long ago can't be on their way any more.
 _TOMBSTONE_S = 3600.0
 
@@ -42,13 +43,20 @@ class NodeKernels(KernelActivities):
     """Implements the promises of KernelActivities on a runtime."""
 
     def __init__(
-        self, runtime: Runtime, logs: KeptLogs, inventory: Inventory | None = None, *, meter: Meter | None = None
+        self,
+        runtime: Runtime,
+        logs: KeptLogs,
+        inventory: Inventory | None = None,
+        *,
+        meter: Meter | None = None,
+        prober: Prober | None = None,
     ) -> None:
-        """Without an inventory the node has no devices."""
+        """Without an inventory the node has no devices; without a prober nobody hears of its containers' health."""
         self._runtime = runtime
         self._logs = logs
         self._inventory = inventory or Inventory()
         self._meter = meter or Meter(runtime)
+        self._prober = prober or Prober(runtime, _tell_nobody)
         self._locks: dict[str, asyncio.Lock] = {}
         self._destroyed: dict[str, tuple[int, float]] = {}  # kernel -> last attempt destroyed, and when (monotonic)
 
@@ -59,6 +67,7 @@ class NodeKernels(KernelActivities):
                 raise _final(contract.KERNEL_STOPPED, "the session was stopped before its container was made")
             began = time.perf_counter()
             if spec.attempt > 0:
+                self._prober.end(spec.kernel_id, spec.attempt - 1)
                 for older in await self._of(spec.kernel_id, below=spec.attempt):
                     await self._runtime.remove(older)
             try:
@@ -69,7 +78,10 @@ class NodeKernels(KernelActivities):
             except CreateRefused as error:
                 raise _final(contract.CREATE_REFUSED, without_secrets(str(error), spec)) from None
             took_ms = (time.perf_counter() - began) * 1000
-            self._meter.begin(_seen(spec, started.container_id))
+            seen = _seen(spec, started.container_id)
+            self._meter.begin(seen)
+            if spec.health is not None and started.exit is None:
+                self._prober.begin(Checked(seen, spec.health, 0.0))
             return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
 
     @activity.defn
@@ -86,13 +98,15 @@ class NodeKernels(KernelActivities):
         """The grace period is waited for outside the lock, so that a forced order takes effect meanwhile."""
         async with _beating():
             self._bury(order)
+            ill = self._prober.end(order.kernel_id, order.attempt)
             found = await self._of(order.kernel_id, below=order.attempt + 1)
+            failed = ill or any(_has_failed(one) for one in found if one.attempt == order.attempt)
             running = [container for container in found if container.state == "running"]
             await self._meter.last_look(running)
             for container in running:
                 await self._runtime.stop(container, order.grace_s)
             async with self._lock(order.kernel_id):
-                return await self._remove(order)
+                return await self._remove(order, failed=failed)
 
     @activity.defn
     async def update_kernel(self, order: UpdateKernel) -> None:
@@ -102,9 +116,10 @@ class NodeKernels(KernelActivities):
     async def commit_kernel(self, order: CommitKernel) -> CommittedImage:
         raise _final(contract.COMMIT_REFUSED, "this node can't make images yet")
 
-    async def _remove(self, order: Destroy) -> Destroyed:
+    async def _remove(self, order: Destroy, *, failed: bool) -> Destroyed:
         """A create that was under way when the order came has ended by now: what it made goes too."""
-        exit, size, existed = None, 0, False
+        self._prober.end(order.kernel_id, order.attempt)
+        exit, size, existed, lines = None, 0, False, ""
         for container in await self._of(order.kernel_id, below=order.attempt + 1):
             existed = True
             ended = await self._runtime.stop(container, 0) if container.state != "created" else None
@@ -114,11 +129,17 @@ class NodeKernels(KernelActivities):
                 container.attempt,
                 self._runtime.logs(container, follow=False),
             )
-            await self._runtime.remove(container)
             if container.attempt == order.attempt:
                 exit = ended
+                lines = await self._last_lines(container) if failed else ""
+            await self._runtime.remove(container)
         usage = self._meter.end(order.kernel_id, order.attempt)
-        return Destroyed(order.kernel_id, order.attempt, existed, exit, size, usage)
+        return Destroyed(order.kernel_id, order.attempt, existed, exit, size, usage, lines)
+
+    async def _last_lines(self, container: ContainerSeen) -> str:
+        """Of the log that was kept."""
+        names = (container.session_id, container.kernel_id, container.attempt)
+        return last_lines(self._logs.end_of(*names, READ_BYTES), await self._runtime.given(container))
 
     async def _of(self, kernel_id: str, *, below: int) -> list[ContainerSeen]:
         found = await self._runtime.containers()
@@ -154,10 +175,15 @@ async def _to_its_end(step: Awaitable[_T]) -> _T:
 def without_secrets(words: str, spec: KernelSpec) -> str:
     """A runtime's words, should they quote what the kernel was given."""
     given = {*spec.env.values(), *(b64decode(content).decode(errors="replace") for content in spec.files.values())}
-    for value in sorted(given, key=len, reverse=True):
-        if len(value) >= _SHORTEST_HIDDEN:
-            words = words.replace(value, "[hidden]")
-    return words
+    return without(words, given)
+
+
+def _has_failed(container: ContainerSeen) -> bool:
+    """By itself, before anybody stopped it."""
+    return container.state == "exited" and container.exit_code != 0
+
+
+async def _tell_nobody(session_id: str, change: HealthChange) -> None: ...
 
 
 def _final(kind: str, words: str) -> ApplicationError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,16 +23,21 @@ from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes.contract import (
     OUTPUT_CAP,
+    Checked,
     CreateRefused,
     ExecResult,
     Exited,
+    GoesOn,
     ImageMissing,
     PullFailed,
     Runtime,
     Started,
 )
 from agent_worker.runtimes.devices import devices
+from agent_worker.runtimes.inspected import age_s, check_of, own_addresses, own_values
+from agent_worker.runtimes.left_behind import LeftBehind
 from agent_worker.runtimes.namespaces import Namespaces
+from agent_worker.runtimes.ports import accepts
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
@@ -79,6 +86,7 @@ def labels(spec: KernelSpec, node: str) -> dict[str, str]:
         names.LABEL_ATTEMPT: str(spec.attempt),
         names.LABEL_ON_NODE_LOSS: spec.on_node_loss,
         **({names.LABEL_DEVICES: ",".join(sorted(spec.devices))} if spec.devices else {}),
+        **({names.LABEL_HEALTH: json.dumps(asdict(spec.health))} if spec.health else {}),
     }
 
 
@@ -113,6 +121,7 @@ class DockerRuntime(Runtime):
         self._closing = threading.Event()
         self.secret_files = SecretFiles(self._node)
         self._gauges = Gauges(self._process)
+        self._left_behind = LeftBehind(self._client)
         self.namespaces = Namespaces(self._client, self._node, size=namespaces, call=self._call)
 
     async def capacity(self) -> dict[str, int]:
@@ -183,17 +192,18 @@ class DockerRuntime(Runtime):
 
     def _start(self, container_id: str, spec: KernelSpec) -> Started:
         """Starts it, unless it ran already in an earlier try of this step."""
-        state = None
+        found = None
         try:
             self._client.start(container_id)
         except APIError as error:
-            state = self._client.inspect_container(container_id)["State"]
+            found = self._client.inspect_container(container_id)
+            state = found["State"]
             if state["Status"] == "created" or state.get("Error"):
                 with suppress(APIError):
                     self._client.remove_container(container_id, force=True, v=True)
                 raise CreateRefused(_words(error)) from None
-        if state is not None and state["Status"] == "exited":
-            return Started(container_id, _exit(spec.kernel_id, spec.attempt, state))
+        if found is not None and found["State"]["Status"] == "exited":
+            return Started(container_id, _exit(spec.kernel_id, spec.attempt, found))
         return Started(container_id)
 
     async def pull(self, image: str, progress: Callable[[str], None]) -> None:
@@ -218,8 +228,8 @@ class DockerRuntime(Runtime):
                         if error.status_code != 409:  # it does not run
                             raise
                 self._client.wait(container.container_id, timeout=30)
-                state = self._client.inspect_container(container.container_id)["State"]
-                return _exit(container.kernel_id, container.attempt, state)
+                found = self._client.inspect_container(container.container_id)
+                return _exit(container.kernel_id, container.attempt, found)
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
 
         if grace_s > 0:
@@ -269,7 +279,7 @@ class DockerRuntime(Runtime):
         state, exit = str(found["State"]), None
         if state in ("exited", "dead"):
             with suppress(NotFound):
-                raw = self._client.inspect_container(found["Id"])["State"]
+                raw = self._client.inspect_container(found["Id"])
                 exit = _exit(found["Labels"][names.LABEL_KERNEL], int(found["Labels"][names.LABEL_ATTEMPT]), raw)
         return ContainerSeen(
             found["Labels"][names.LABEL_SESSION],
@@ -294,7 +304,7 @@ class DockerRuntime(Runtime):
             return
 
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        out, err = bytearray(), bytearray()
+        out, err, made = bytearray(), bytearray(), ""
         try:
             async with asyncio.timeout(timeout_s):
                 made = await self._call(lambda: self._client.exec_create(container.container_id, command)["Id"])
@@ -306,7 +316,36 @@ class DockerRuntime(Runtime):
                 code = (await self._call(lambda: self._client.exec_inspect(made)))["ExitCode"]
         except APIError as error:
             raise CreateRefused(_words(error)) from None
+        except TimeoutError:
+            over = not made or await self._call(partial(self._left_behind.end, container.container_id, made))
+            if not over:
+                raise GoesOn(partial(self._call, partial(self._left_behind.runs, made))) from None
+            raise
         return ExecResult(int(code or 0), out.decode(errors="replace"), err.decode(errors="replace"))
+
+    async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
+        def ask() -> bool:
+            with suppress(NotFound):
+                found = self._client.inspect_container(container.container_id)
+                if pid := int(found["State"]["Pid"]):
+                    return accepts(pid, own_addresses(self._client, found), port, timeout_s)
+            return False
+
+        return await self._call(ask)
+
+    async def checked(self) -> list[Checked]:
+        filters = {"label": [*self._ours(), names.LABEL_HEALTH], "status": ["running"]}
+        found = await self._call(lambda: self._client.containers(filters=filters))
+        checks = [(one, check_of(one["Labels"])) for one in found if _well_labelled(one["Labels"])]
+        return [Checked(self._seen(one), check, age_s(one["Created"])) for one, check in checks if check]
+
+    async def given(self, container: ContainerSeen) -> set[str]:
+        def ask() -> set[str]:
+            files = self.secret_files.contents(container.kernel_id, container.attempt)
+            values = own_values(self._client, container.container_id)
+            return values | {one.decode(errors="replace") for one in files}
+
+        return await self._call(ask)
 
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         ids = [container.container_id for container in containers]
@@ -330,9 +369,9 @@ class DockerRuntime(Runtime):
                         if not _well_labelled(attributes):
                             continue
                         kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
-                        state = await self._call(partial(self._final_state, event))
+                        found = await self._call(partial(self._as_it_ended, event))
                         told_ns = event["timeNano"]
-                        yield Exited(attributes[names.LABEL_SESSION], _exit(kernel_id, attempt, state))
+                        yield Exited(attributes[names.LABEL_SESSION], _exit(kernel_id, attempt, found))
             except (DockerException, requests.RequestException, OSError):
                 pass
             await asyncio.sleep(0.5)
@@ -341,12 +380,12 @@ class DockerRuntime(Runtime):
         filters = {"type": "container", "event": ["die"], "label": self._ours()}
         return self._streams.events(since=after_ns // 1_000_000_000 or None, decode=True, filters=filters)
 
-    def _final_state(self, event: dict[str, Any]) -> dict[str, Any]:
-        """From the container; from the event alone if the container is gone already."""
+    def _as_it_ended(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The container; what the event alone says of it if it is gone already."""
         try:
-            return dict(self._client.inspect_container(event["id"])["State"])
+            return dict(self._client.inspect_container(event["id"]))
         except NotFound:
-            return {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0)), "OOMKilled": False}
+            return {"State": {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0))}}
 
     async def tend(self) -> None:
         await asyncio.gather(self.namespaces.tend(), self._sweep_files())
@@ -422,8 +461,10 @@ def _hang_up(source: list[Any]) -> None:
                 stream.close()
 
 
-def _exit(kernel_id: str, attempt: int, state: dict[str, Any]) -> KernelExit:
-    return KernelExit(kernel_id, attempt, int(state["ExitCode"]), bool(state.get("OOMKilled")), at=time.time())
+def _exit(kernel_id: str, attempt: int, inspected: dict[str, Any]) -> KernelExit:
+    state, limit = inspected["State"], inspected.get("HostConfig", {}).get("Memory") or None
+    oom = bool(state.get("OOMKilled"))
+    return KernelExit(kernel_id, attempt, int(state["ExitCode"]), oom, at=time.time(), mem_limit=limit)
 
 
 def _well_labelled(labels: dict[str, str]) -> bool:

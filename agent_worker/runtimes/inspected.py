@@ -1,0 +1,56 @@
+"""What Docker's description of a container says that matters to its health, and to whoever quotes it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from docker.errors import NotFound
+
+from moorage.contracts import names
+from moorage.domain.health import HealthCheck, health_check
+
+# Variables that say where a container runs, and of no secret of anybody's.
+_PUBLIC = frozenset(
+    {f"BACKENDAI_{name}" for name in ("SESSION_ID", "SESSION_NAME", "KERNEL_ID")}
+    | {f"BACKENDAI_CLUSTER_{name}" for name in ("ROLE", "IDX", "HOST", "HOSTS", "SIZE")}
+    | {"MOORAGE_DEVICES", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
+)
+
+
+def own_addresses(client: Any, inspected: Mapping[str, Any]) -> list[str]:
+    """Of all its networks, or of those of the container whose namespace it shares. Blocks."""
+    kind, _, holder = str(inspected["HostConfig"]["NetworkMode"]).partition(":")
+    if kind == "container":
+        inspected = client.inspect_container(holder)
+    networks = inspected["NetworkSettings"].get("Networks") or {}
+    found = [one.get(name) for one in networks.values() for name in ("IPAddress", "GlobalIPv6Address")]
+    return [address for address in found if address]
+
+
+def own_values(client: Any, container_id: str) -> set[str]:
+    """Of the variables that neither the image nor Moorage has set. Blocks."""
+    of_image: list[str] = []
+    try:
+        found = client.inspect_container(container_id)
+        with suppress(NotFound):
+            of_image = client.inspect_image(found["Image"])["Config"].get("Env") or []
+    except NotFound:
+        return set()
+    pairs = (variable.partition("=") for variable in set(found["Config"]["Env"] or ()) - set(of_image))
+    return {value for name, _, value in pairs if value and name not in _PUBLIC}
+
+
+def check_of(labels: Mapping[str, str]) -> HealthCheck | None:
+    """None without one, or if somebody wrote other words there by hand."""
+    try:
+        return health_check(json.loads(labels.get(names.LABEL_HEALTH, "null")))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def age_s(created: float) -> float:
+    return max(0.0, time.time() - created)
