@@ -19,6 +19,7 @@ from moorage.contracts.activities import Assignment, Cancel, Preempt, SchedulerI
 from moorage.db import groups, ledger, passes, placements
 from moorage.db.engine import CONNECTION_LOST, listening
 from moorage.db.snapshots import View
+from moorage.domain.network import DEFAULT_POOL
 from moorage.domain.session import Reason
 from moorage.scheduler.order import Sharing
 from moorage.scheduler.planner import Planner
@@ -43,8 +44,17 @@ _log = log.get("scheduler")
 class Scheduling:
     """The loop, registered as `schedule.<policy>` for each policy, built in or plugged in."""
 
-    def __init__(self, engine: AsyncEngine, database_url: str, client: Client, seal: Seal) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        database_url: str,
+        client: Client,
+        seal: Seal,
+        *,
+        network_pool: str = DEFAULT_POOL,
+    ) -> None:
         self.engine = engine
+        self.network_pool = network_pool
         self._database_url = database_url
         self._client = client
         self.seal = seal
@@ -160,7 +170,13 @@ class _Loop:
         decisions = await asyncio.to_thread(planner.decide, now)
         requeue = planner.policy.preemption is PreemptionMode.REQUEUE
         placed = await placements.commit_decisions(
-            self._engine, self._group, self._epoch, decisions, self._scheduling.seal, requeue_victims=requeue
+            self._engine,
+            self._group,
+            self._epoch,
+            decisions,
+            self._scheduling.seal,
+            requeue_victims=requeue,
+            network_pool=self._scheduling.network_pool,
         )
         for one in placed:
             self._beside.create_task(self._scheduling.assign(one))

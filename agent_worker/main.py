@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import platform
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import uvicorn
 from docker.errors import DockerException
@@ -19,6 +21,7 @@ from temporalio.worker import Worker
 from agent_worker import dataplane
 from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
+from agent_worker.disk_watch import DiskWatch
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
@@ -46,7 +49,12 @@ def build_runtime(settings: Settings) -> Runtime:
     if settings.agent_runtime != "docker":
         raise InvalidRequest(f"MOORAGE_AGENT_RUNTIME is {settings.agent_runtime!r}; allowed are docker and simulated")
     try:
-        return DockerRuntime(settings.agent_id, cluster=settings.cluster, namespaces=settings.agent_namespaces)
+        return DockerRuntime(
+            settings.agent_id,
+            cluster=settings.cluster,
+            namespaces=settings.agent_namespaces,
+            egress_deny=[one for one in settings.agent_egress_deny.split(",") if one],
+        )
     except DockerException as error:
         raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
 
@@ -61,6 +69,18 @@ async def offered(settings: Settings, runtime: Runtime, devices: Iterable[Device
     if settings.agent_mem:
         slots[MEM] = parse_size(settings.agent_mem)
     return slots
+
+
+def overlay_address(settings: Settings, data_plane: str) -> str:
+    """Where other nodes send what goes between a gang's kernels; empty if nothing says it."""
+    if settings.agent_overlay_address:
+        return settings.agent_overlay_address
+    host = urlsplit(data_plane).hostname or ""
+    try:
+        address = ipaddress.IPv4Address(socket.gethostbyname(host))
+    except (OSError, ValueError):
+        return ""
+    return "" if address.is_unspecified else str(address)
 
 
 async def run(settings: Settings) -> None:
@@ -81,6 +101,9 @@ async def run(settings: Settings) -> None:
     app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter)
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
+    warnings = await runtime.prepare()
+    for warning in warnings:
+        _log.warning("this node does not hold all it should", why=warning)
 
     def info(containers: list[ContainerSeen], images: list[str]) -> AgentInfo:
         return AgentInfo(
@@ -96,6 +119,8 @@ async def run(settings: Settings) -> None:
             containers=containers,
             devices=inventory.devices,
             images=images,
+            overlay_address=overlay_address(settings, address),
+            warnings=warnings,
         )
 
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -105,7 +130,8 @@ async def run(settings: Settings) -> None:
         await serving
         await runtime.close()
         return
-    presence = NodePresence(client, runtime, info, inventory)
+    disk = DiskWatch(runtime, settings.agent_disk_bytes)
+    presence = NodePresence(client, runtime, info, inventory, explained=disk.explained)
     prober = Prober(runtime, presence.tell_health)
     worker = Worker(
         client,
@@ -128,11 +154,12 @@ async def run(settings: Settings) -> None:
         watching = asyncio.create_task(inventory.watch())
         metering = asyncio.create_task(meter.run())
         probing = asyncio.create_task(prober.run())
+        weighing = asyncio.create_task(disk.run())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, watching, metering, probing, serving}
+        parts = {speaking, tending, watching, metering, weighing, probing, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending, watching, metering, probing):
+        for task in (waiting, speaking, tending, watching, metering, weighing, probing):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

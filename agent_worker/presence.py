@@ -22,6 +22,7 @@ from moorage.contracts import names
 from moorage.contracts.activities import AgentReport, HealthChange, Presence, PresenceActivities
 from moorage.contracts.shown import Shown
 from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.session import KernelExit
 
 _BEAT_S = 5.0
 _REPORT_S = 10.0
@@ -42,11 +43,15 @@ class NodePresence(PresenceActivities):
         runtime: Runtime,
         info: Callable[[list[ContainerSeen], list[str]], AgentInfo],
         inventory: Inventory,
+        *,
+        explained: Callable[[KernelExit], KernelExit] = lambda exit: exit,
     ) -> None:
+        """`explained` adds to an exit what the node knows of its cause."""
         self._client = client
         self._runtime = runtime
         self._info = info
         self._inventory = inventory
+        self._explained = explained
         self._agent_id = info([], []).agent_id
         self._incarnation = info([], []).incarnation
         self._held_at = -math.inf  # monotonic; when a presence activity last beat
@@ -129,7 +134,7 @@ class NodePresence(PresenceActivities):
             group.create_task(self._patiently(lambda exited=exited: self._tell(exited)))  # type: ignore[misc]
 
     async def _tell(self, exited: Exited) -> None:
-        await self._signal(exited.session_id, "kernel_exited", exited.exit)
+        await self._signal(exited.session_id, "kernel_exited", self._explained(exited.exit))
 
     async def tell_health(self, session_id: str, change: HealthChange) -> None:
         """However long that takes."""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from typing import Any
 
 import httpx
@@ -62,6 +63,7 @@ from moorage.seal import Seal
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect
 
+_trust = cache(httpx.create_ssl_context)  # reading the certificates takes 25 ms
 # Routes are looked for in this order: what is asked most comes first.
 ROOMS = (
     sessions,
@@ -108,7 +110,7 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
         )
         logins = Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock, forget=memory.forget)
         listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
+        async with httpx.AsyncClient(verify=_trust(), limits=httpx.Limits(max_connections=500)) as nodes:
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,

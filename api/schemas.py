@@ -14,6 +14,7 @@ from api.words import Text as Text
 from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
+from moorage.domain.network import NetworkPolicy
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
 from moorage.domain.secrets import SecretUse, checked_uses, secret_use
 from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, RestartPolicy, SessionType
@@ -90,6 +91,7 @@ class CreateSession(BaseModel):
     agents: list[Text] = Field(default_factory=list, max_length=64, description="the only nodes; superadmins")
     preemptible: bool = True
     job_priority: int = Field(default=0, ge=-1_000_000, le=1_000_000, description="who may preempt whom")
+    network: NetworkPolicy = Field(default=NetworkPolicy.OPEN, description="what it may reach")
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     max_restarts: int = Field(default=5, ge=0, le=1000, description="in a row")
     health: HealthWish | None = None
@@ -117,6 +119,13 @@ class CreateSession(BaseModel):
                 f"batch_timeout_s {self.batch_timeout_s:g} is longer than lifetime_s {self.lifetime_s:g}",
                 code="contradicting-times",
                 data={"field": "batch_timeout_s"},
+            )
+        if self.network is NetworkPolicy.NONE and self.cluster_size > 1:
+            raise InvalidRequest(
+                f"network none, but {self.cluster_size} kernels that must reach each other",
+                code="gang-without-network",
+                hint="network internal lets them reach each other and nothing else",
+                data={"field": "network"},
             )
         return NewSession(
             name=checked_session_name(self.name) if self.name is not None else _name_for(self.image),
@@ -147,6 +156,7 @@ class CreateSession(BaseModel):
             health=self.health.checked() if self.health else None,
             idempotency_key=idempotency_key,
             idempotency_hash=idempotency_hash,
+            network=self.network,
         )
 
 

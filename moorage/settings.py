@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from moorage.domain.errors import InvalidRequest
+from moorage.domain.network import DEFAULT_POOL, checked_networks, checked_pool
 
 # Read by the command-line client, not by the servers (moorage/cli/profile.py).
 CLIENT_VARIABLES = {
     "MOORAGE_ENDPOINT", "MOORAGE_ACCESS_KEY", "MOORAGE_SECRET_KEY", "MOORAGE_TOKEN", "MOORAGE_ACT_AS",
     "MOORAGE_CONFIG_DIR",
 }  # fmt: skip
+
+
+def _pool(text: str) -> str:
+    return str(checked_pool(text))
+
+
+def _networks(text: str) -> str:
+    return ",".join(checked_networks(text))
 
 
 class Settings(BaseSettings):
@@ -65,6 +74,10 @@ class Settings(BaseSettings):
         600, ge=0, description="requests in 60 s from one address without authentication; 0 is no limit"
     )
 
+    network_pool: Annotated[str, AfterValidator(_pool)] = Field(
+        DEFAULT_POOL, description="where the networks of gangs are taken from; no address of a node may lie in it"
+    )
+
     agent_id: str = Field(default_factory=socket.gethostname, description="name of this node, unique in the cluster")
     agent_resource_group: str = Field("default", description="resource group that the node joins")
     agent_runtime: str = Field("docker", description="docker or simulated")
@@ -89,7 +102,16 @@ class Settings(BaseSettings):
     agent_namespaces: int = Field(
         2, ge=0, le=64, description="network namespaces kept ready, so that a start is faster; 0 keeps none"
     )
+    agent_overlay_address: str = Field(
+        "", description="IPv4 address that other nodes reach this one at, for gangs over nodes; empty: the data plane's"
+    )
+    agent_egress_deny: Annotated[str, AfterValidator(_networks)] = Field(
+        "", description="networks (CIDR), comma separated, that no session may reach, for example the control plane's"
+    )
     agent_log_bytes: int = Field(4 * 1024 * 1024, description="log kept of each session: half head, half tail")
+    agent_disk_bytes: int = Field(
+        0, ge=0, description="what a container may write to its own disk before it is killed; 0 sets no limit"
+    )
     agent_fence_s: float = Field(20.0, description="without contact for so long, the agent stops its requeue sessions")
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

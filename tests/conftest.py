@@ -18,9 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db.engine import connect, migrate
 from moorage.passwords import hash_by
+from tests.support.memory import move_to_memory
+from tests.support.three_nodes import ThreeNodes
 
 pytest_plugins = ["tests.support.plugin"]
 
+move_to_memory()
 # A machine that is busy with something else is no failure: no example has a deadline.
 settings.register_profile("moorage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("moorage")
@@ -79,3 +82,11 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     engine = connect(database_url)
     yield engine
     await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
+    """A cluster on three machines of a lab, started once per run; whoever uses it leaves it as he found it."""
+    nodes = ThreeNodes(tmp_path_factory.mktemp("three"))
+    yield nodes
+    nodes.close()

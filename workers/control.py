@@ -66,7 +66,7 @@ def build_worker(settings: Settings, client: Client, engine: AsyncEngine) -> Wor
             *registered(SessionActivities, LedgerSessions(engine, seal)),
             *registered(AgentActivities, LedgerAgents(engine, TemporalLives(client))),
             *registered(MaintenanceActivities, Reaping(engine, client)),
-            *Scheduling(engine, settings.database_url, client, seal).activities(),
+            *Scheduling(engine, settings.database_url, client, seal, network_pool=settings.network_pool).activities(),
         ],
         workflow_runner=workflow_runner(),
         max_cached_workflows=2000,

@@ -137,8 +137,16 @@ class Runtime(ABC):
         """The node, and each of the containers that still runs. Milliseconds for a hundred of them."""
 
     @abstractmethod
+    async def written(self) -> list[tuple[ContainerSeen, int]]:
+        """Bytes that each running one holds on a disk of its own. Costs a walk through their files."""
+
+    @abstractmethod
     def exits(self) -> AsyncIterator[Exited]:
         """Each end of a container, for ever. What ends while the runtime is away is found by comparing."""
+
+    async def prepare(self) -> list[str]:
+        """Once, before the node offers itself. Returns what does not hold on it, in words for its administrator."""
+        return []
 
     async def tend(self) -> None:
         """Upkeep beside the work, until cancelled. A runtime that needs none waits."""

@@ -17,28 +17,28 @@ from typing import Any, TypeVar
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import CancellableStream, Mount
+from docker.types import CancellableStream, Mount, Ulimit
 
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes.contract import (
-    OUTPUT_CAP,
     Checked,
     CreateRefused,
     ExecResult,
     Exited,
-    GoesOn,
     ImageMissing,
     PullFailed,
     Runtime,
     Started,
 )
 from agent_worker.runtimes.devices import devices
-from agent_worker.runtimes.inspected import age_s, check_of, own_addresses, own_values
-from agent_worker.runtimes.left_behind import LeftBehind
+from agent_worker.runtimes.egress import Egress
+from agent_worker.runtimes.inspected import age_s, check_of, own_values, words_of
 from agent_worker.runtimes.namespaces import Namespaces
-from agent_worker.runtimes.ports import accepts
+from agent_worker.runtimes.network_upkeep import tend
+from agent_worker.runtimes.networks import Networks, network
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
+from agent_worker.runtimes.within import Within
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
@@ -64,18 +64,18 @@ def limits(spec: KernelSpec) -> dict[str, Any]:
 
 
 def hardening() -> dict[str, Any]:
-    """No capability, no new privilege, Docker's default seccomp profile, no host path."""
-    return {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "init": True}
+    """No capability, no new privilege, Docker's default seccomp profile, no host path.
 
-
-def network(spec: KernelSpec, namespace: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For the container and for its host configuration: a namespace made ahead, else Docker's bridge; never the host's.
-
-    A container that joins a namespace has that one's host name.
+    IPC and control groups of its own whatever the daemon's defaults are; no core file, which the host would keep.
     """
-    if namespace is not None:
-        return {}, {"network_mode": f"container:{namespace}"}
-    return {"hostname": spec.hostname}, {"network_mode": "bridge"}
+    return {
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "init": True,
+        "ipc_mode": "private",
+        "cgroupns": "private",
+        "ulimits": [Ulimit(name="core", soft=0, hard=0)],
+    }
 
 
 def labels(spec: KernelSpec, node: str) -> dict[str, str]:
@@ -110,19 +110,31 @@ def container_name(kernel_id: str, attempt: int) -> str:
 
 
 class DockerRuntime(Runtime):
-    def __init__(self, agent_id: str, *, cluster: str = "moorage", namespaces: int = 0) -> None:
-        """`namespaces` are kept ready for the next starts."""
+    def __init__(
+        self, agent_id: str, *, cluster: str = "moorage", namespaces: int = 0, egress_deny: Sequence[str] = ()
+    ) -> None:
+        """`namespaces` are kept ready for the next starts. The engine is that of DOCKER_HOST."""
         self._node = names.node_label(cluster, agent_id)
-        self._client = docker.APIClient(version="auto", timeout=120)
+        engine = docker.utils.kwargs_from_env()
+        self._client = docker.APIClient(version="auto", timeout=120, **engine)
         # A quiet log or event stream is no failure: no read timeout.
-        self._streams = docker.APIClient(version=self._client.api_version, timeout=None)
+        self._streams = docker.APIClient(version=self._client.api_version, timeout=None, **engine)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
         self.secret_files = SecretFiles(self._node)
         self._gauges = Gauges(self._process)
-        self._left_behind = LeftBehind(self._client)
-        self.namespaces = Namespaces(self._client, self._node, size=namespaces, call=self._call)
+        self._within = Within(self._client, self._streams, call=self._call, stream=self._stream)
+        self.networks = Networks(self._client, cluster=cluster, node=self._node)
+        self.egress = Egress(egress_deny)
+        self.namespaces = Namespaces(
+            self._client, self._node, size=namespaces, call=self._call, network=self.networks.shared
+        )
+
+    async def prepare(self) -> list[str]:
+        await self._call(self.networks.shared)
+        warning = await self._call(self.egress.warning)
+        return [warning] if warning else []
 
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)
@@ -134,24 +146,29 @@ class DockerRuntime(Runtime):
 
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         held = reserved or Reservation()
-        with self.namespaces.take(spec.hostname) as namespace:
+        with self.namespaces.take(spec.hostname if spec.network is None else "") as namespace:
             try:
                 return await self._call(lambda: self._create(spec, held, namespace))
             except CreateRefused:
+                self.networks.forget()
                 if namespace is None:
                     raise
             # It may be the namespace that was bad: Docker makes a new one.
             return await self._call(lambda: self._create(spec, held, None))
 
     def _create(self, spec: KernelSpec, reserved: Reservation, namespace: str | None) -> Started:
-        with self.secret_files.written(spec) as mounts:
-            return self._create_with(spec, reserved, namespace, mounts)
+        with self.secret_files.written(spec) as mounts, self.networks.joined(spec) as joined:
+            return self._create_with(spec, reserved, network(spec, namespace, joined), mounts)
 
     def _create_with(
-        self, spec: KernelSpec, reserved: Reservation, namespace: str | None, mounts: list[Mount]
+        self,
+        spec: KernelSpec,
+        reserved: Reservation,
+        told: tuple[dict[str, Any], dict[str, Any]],
+        mounts: list[Mount],
     ) -> Started:
         name = container_name(spec.kernel_id, spec.attempt)
-        for_container, for_host = network(spec, namespace)
+        for_container, for_host = told
         try:
             container_id = str(
                 self._client.create_container(
@@ -172,10 +189,10 @@ class DockerRuntime(Runtime):
                 )["Id"]
             )
         except ImageNotFound as error:
-            raise ImageMissing(_words(error)) from None
+            raise ImageMissing(words_of(error)) from None
         except APIError as error:
             if error.status_code != 409:
-                raise CreateRefused(_words(error)) from None
+                raise CreateRefused(words_of(error)) from None
             container_id = str(self._client.inspect_container(name)["Id"])
         self.secret_files.hand_over(spec, lambda: self._user_of(container_id))
         return self._start(container_id, spec)
@@ -201,7 +218,7 @@ class DockerRuntime(Runtime):
             if state["Status"] == "created" or state.get("Error"):
                 with suppress(APIError):
                     self._client.remove_container(container_id, force=True, v=True)
-                raise CreateRefused(_words(error)) from None
+                raise CreateRefused(words_of(error)) from None
         if found is not None and found["State"]["Status"] == "exited":
             return Started(container_id, _exit(spec.kernel_id, spec.attempt, found))
         return Started(container_id)
@@ -214,20 +231,13 @@ class DockerRuntime(Runtime):
                     raise PullFailed(str(line["error"]))
                 progress(f"{line.get('id', '')} {line.get('status', '')}".strip())
         except APIError as error:
-            raise PullFailed(_words(error)) from None
+            raise PullFailed(words_of(error)) from None
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         def stop() -> KernelExit:
             with suppress(NotFound):
-                if grace_s > 0:
-                    self._client.stop(container.container_id, timeout=round(grace_s))
-                else:
-                    try:
-                        self._client.kill(container.container_id)
-                    except APIError as error:
-                        if error.status_code != 409:  # it does not run
-                            raise
-                self._client.wait(container.container_id, timeout=30)
+                if container.state != "exited":
+                    self._end(container.container_id, grace_s)
                 found = self._client.inspect_container(container.container_id)
                 return _exit(container.kernel_id, container.attempt, found)
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
@@ -237,6 +247,18 @@ class DockerRuntime(Runtime):
         with self.namespaces.busy():
             return await self._call(stop)
 
+    def _end(self, container_id: str, grace_s: float) -> None:
+        """Returns when it runs no more."""
+        if grace_s > 0:
+            self._client.stop(container_id, timeout=round(grace_s))
+        else:
+            try:
+                self._client.kill(container_id)
+            except APIError as error:
+                if error.status_code != 409:  # it does not run
+                    raise
+        self._client.wait(container_id, timeout=30)
+
     async def remove(self, container: ContainerSeen) -> None:
         def remove() -> None:
             with suppress(NotFound):
@@ -245,18 +267,21 @@ class DockerRuntime(Runtime):
                 except APIError as error:
                     if error.status_code != 409:  # its removal is under way
                         raise
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
-                try:
-                    self._client.inspect_container(container.container_id)
-                except NotFound:
-                    return self.secret_files.remove(container.kernel_id, container.attempt)
-                self._closing.wait(0.05)
-            raise TimeoutError(f"container {container.container_id[:12]} is still there after 20 s")
+                    self._until_gone(container.container_id)
+            self.secret_files.remove(container.kernel_id, container.attempt)
 
         with self.namespaces.busy():
             await self._call(remove)
+        await self._call(lambda: self.networks.leave(container.session_id, container.attempt))
         self._gauges.forget(container.container_id)
+
+    def _until_gone(self, container_id: str) -> None:
+        """Somebody else's removal; of one's own Docker answers when it is done. Ends with NotFound."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            self._client.inspect_container(container_id)
+            self._closing.wait(0.05)
+        raise TimeoutError(f"container {container_id[:12]} is still there after 20 s")
 
     async def containers(self) -> list[ContainerSeen]:
         return await self._call(lambda: self._list({}))
@@ -304,34 +329,10 @@ class DockerRuntime(Runtime):
             return
 
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        out, err, made = bytearray(), bytearray(), ""
-        try:
-            async with asyncio.timeout(timeout_s):
-                made = await self._call(lambda: self._client.exec_create(container.container_id, command)["Id"])
-                opened = partial(self._streams.exec_start, made, stream=True, demux=True)
-                async with aclosing(self._stream(opened)) as pieces:
-                    async for pieces_out, pieces_err in pieces:
-                        out += (pieces_out or b"")[: OUTPUT_CAP - len(out)]
-                        err += (pieces_err or b"")[: OUTPUT_CAP - len(err)]
-                code = (await self._call(lambda: self._client.exec_inspect(made)))["ExitCode"]
-        except APIError as error:
-            raise CreateRefused(_words(error)) from None
-        except TimeoutError:
-            over = not made or await self._call(partial(self._left_behind.end, container.container_id, made))
-            if not over:
-                raise GoesOn(partial(self._call, partial(self._left_behind.runs, made))) from None
-            raise
-        return ExecResult(int(code or 0), out.decode(errors="replace"), err.decode(errors="replace"))
+        return await self._within.execute(container.container_id, command, timeout_s)
 
     async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
-        def ask() -> bool:
-            with suppress(NotFound):
-                found = self._client.inspect_container(container.container_id)
-                if pid := int(found["State"]["Pid"]):
-                    return accepts(pid, own_addresses(self._client, found), port, timeout_s)
-            return False
-
-        return await self._call(ask)
+        return await self._within.connects(container.container_id, port, timeout_s)
 
     async def checked(self) -> list[Checked]:
         filters = {"label": [*self._ours(), names.LABEL_HEALTH], "status": ["running"]}
@@ -350,6 +351,13 @@ class DockerRuntime(Runtime):
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         ids = [container.container_id for container in containers]
         return await self._call(partial(self._gauges.read, ids))
+
+    async def written(self) -> list[tuple[ContainerSeen, int]]:
+        def look() -> list[tuple[ContainerSeen, int]]:
+            found = self._client.containers(size=True, filters={"label": self._ours(), "status": "running"})
+            return [(self._seen(one), int(one.get("SizeRw") or 0)) for one in found if _well_labelled(one["Labels"])]
+
+        return await self._call(look)
 
     def _process(self, container_id: str) -> int | None:
         """Its first process, as the host numbers it; None if it does not run, or Docker is away."""
@@ -388,7 +396,7 @@ class DockerRuntime(Runtime):
             return {"State": {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0))}}
 
     async def tend(self) -> None:
-        await asyncio.gather(self.namespaces.tend(), self._sweep_files())
+        await asyncio.gather(self.namespaces.tend(), self._sweep_files(), tend(self.networks, self.egress, self._call))
 
     async def _sweep_files(self) -> None:
         """Files of containers that somebody else removed, or that went while the agent was away."""
@@ -403,6 +411,7 @@ class DockerRuntime(Runtime):
     async def close(self) -> None:
         with suppress(DockerException, requests.RequestException, OSError):
             await self.namespaces.close()
+            await self._call(self.networks.close)
         self._closing.set()
         for threads in (self._threads, self._stops):
             threads.shutdown(wait=False, cancel_futures=True)
@@ -475,10 +484,6 @@ def _well_labelled(labels: dict[str, str]) -> bool:
     except ValueError:
         return False
     return labels[names.LABEL_ATTEMPT].isdecimal()
-
-
-def _words(error: APIError) -> str:
-    return str(error.explanation or error)
 
 
 def _repository_and_tag(image: str) -> tuple[str, str | None]:

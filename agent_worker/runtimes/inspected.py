@@ -1,4 +1,4 @@
-"""What Docker's description of a container says that matters to its health, and to whoever quotes it."""
+"""What Docker says of a container, and of its own refusals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 
 from moorage.contracts import names
 from moorage.domain.health import HealthCheck, health_check
@@ -17,8 +17,12 @@ from moorage.domain.health import HealthCheck, health_check
 _PUBLIC = frozenset(
     {f"BACKENDAI_{name}" for name in ("SESSION_ID", "SESSION_NAME", "KERNEL_ID")}
     | {f"BACKENDAI_CLUSTER_{name}" for name in ("ROLE", "IDX", "HOST", "HOSTS", "SIZE")}
-    | {"MOORAGE_DEVICES", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
+    | {"MOORAGE_DEVICES", "MOORAGE_SSH_DIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
 )
+
+
+def words_of(error: APIError) -> str:
+    return str(error.explanation or error)
 
 
 def own_addresses(client: Any, inspected: Mapping[str, Any]) -> list[str]:

@@ -36,10 +36,19 @@ _log = log.get("namespaces")
 
 
 class Namespaces:
-    """`node` is the value of their label; `call` runs a blocking function in a thread."""
+    """`node` is the value of their label; `call` runs a blocking function in a thread; `network` names theirs."""
 
-    def __init__(self, client: Any, node: str, *, size: int, call: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(
+        self,
+        client: Any,
+        node: str,
+        *,
+        size: int,
+        call: Callable[[Callable[[], Any]], Any],
+        network: Callable[[], str],
+    ) -> None:
         self._client = client
+        self._network = network
         self._node = node
         self._size = size if platform.machine() in _WAIT_FOR_EVER else 0
         self._call = call
@@ -92,10 +101,11 @@ class Namespaces:
             self._ready.append(await self._call(self._make))
 
     async def close(self) -> None:
-        """Those that wait for a container are removed."""
+        """Those that no container uses are removed."""
         unused = list(self._ready)
         self._ready.clear()
         await asyncio.gather(*(self._call(partial(self._remove, one)) for one in unused))
+        await self._call(self._sweep)
 
     async def _until_quiet(self) -> None:
         while self._at_work or time.monotonic() - self._worked_at < _QUIET_S:  # noqa: ASYNC110 (quiet is no event)
@@ -117,7 +127,7 @@ class Namespaces:
             "user": "65534:65534",
             "labels": {names.LABEL_NAMESPACE: self._node},
             "host_config": self._client.create_host_config(
-                network_mode="bridge", cap_drop=["ALL"], security_opt=["no-new-privileges"], read_only=True
+                network_mode=self._network(), cap_drop=["ALL"], security_opt=["no-new-privileges"], read_only=True
             ),
         }
         try:

@@ -3,9 +3,10 @@
 A session's environment configures what happens: MOORAGE_SIM_RUN_S (ends by itself after so long),
 MOORAGE_SIM_EXIT_CODE, MOORAGE_SIM_CREATE_S (latency), MOORAGE_SIM_OOM=1, MOORAGE_SIM_FAIL_CREATE=1,
 MOORAGE_SIM_IGNORE_STOP=1; and what it is measured to use, as a part of what it asked for: MOORAGE_SIM_CPU (0.5),
-MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5). The commands `exit N` and `sleep N` do what they say. Images
-`missing/…` don't exist. A container is well from MOORAGE_SIM_HEALTHY_AFTER_S (0) until MOORAGE_SIM_UNHEALTHY_AFTER_S
-(never) after its start: at other times its ports refuse, and commands in it exit with 1.
+MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5), and in bytes MOORAGE_SIM_DISK (0). The commands `exit N` and
+`sleep N` do what they say. Images `missing/…` don't exist. A container is well from MOORAGE_SIM_HEALTHY_AFTER_S (0)
+until MOORAGE_SIM_UNHEALTHY_AFTER_S (never) after its start: at other times its ports refuse, and commands in it exit
+with 1.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class _Container:
     slots: dict[str, int] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
     uses: dict[str, float] = field(default_factory=dict)  # the part of it, by kind
+    disk: int = 0  # bytes written
     health: dict[str, Any] | None = None  # its moorage.domain.health.HealthCheck
     well: tuple[float, float | None] = (0.0, None)  # from when until when, in seconds after the start
 
@@ -225,6 +227,9 @@ class SimulatedRuntime(Runtime):
         )
         return Readings(node, {name: reading for name, reading in found.items() if name in wanted})
 
+    async def written(self) -> list[tuple[ContainerSeen, int]]:
+        return [(one.seen(), one.disk) for one in self._containers.values() if not one.has_ended()]
+
     async def devices(self) -> list[DeviceReading]:
         """The accelerators that running containers hold, each as busy as its holders' environment says."""
         busy: dict[str, float] = defaultdict(float)
@@ -305,6 +310,7 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         health=asdict(spec.health) if spec.health else None,
         well=_well(spec.env),
         uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
+        disk=int(spec.env.get("MOORAGE_SIM_DISK", 0)),
     )
 
 

@@ -46,7 +46,8 @@ def one(name: Name, json: AsJson = False) -> None:
         return show.as_json(agent)
     show.fields(
         {"agent": agent["id"], "status": _status(agent), "group": agent["resource_group"],
-         "used": _used(agent["slots"] or {}), "sessions": agent["sessions"]}
+         "used": _used(agent["slots"] or {}), "sessions": agent["sessions"],
+         **({"warnings": "; ".join(agent["warnings"])} if agent.get("warnings") else {})}
     )  # fmt: skip
     if not agent["devices"]:
         return None
@@ -82,7 +83,12 @@ def _say(agent: Json, *, json: bool) -> None:
 
 
 def _status(agent: Json) -> str:
-    return str(agent["status"]) if agent.get("schedulable", True) else f"{agent['status']}, cordoned"
+    words = [str(agent["status"])]
+    if not agent.get("schedulable", True):
+        words.append("cordoned")
+    if agent.get("warnings"):
+        words.append("see moor agents show")
+    return ", ".join(words)
 
 
 def _used(slots: Json) -> str:

@@ -16,7 +16,6 @@ import typer
 from moorage.cli import show
 from moorage.cli.sessions import AsJson
 from moorage.cli.up.state import DEFAULT_DIR_HELP, Place, read_run
-from moorage.contracts import names
 from moorage.domain.errors import InvalidRequest, Unavailable
 from moorage.domain.node import ContainerSeen
 
@@ -89,6 +88,7 @@ async def _running(sources: Sources) -> set[str]:
     """The sessions whose workflow runs."""
     from temporalio.service import RPCError
 
+    from moorage.contracts import names
     from moorage.settings import Settings
     from moorage.temporal import connect_without_keys
 
@@ -121,8 +121,10 @@ def _labelled(cluster: str, agents: list[str]) -> dict[str, list[ContainerSeen]]
     import requests
     from docker.errors import DockerException
 
+    from moorage.contracts import names
+
     try:
-        client = docker.APIClient(version="auto", timeout=_ANSWER_S)
+        client = docker.APIClient(version="auto", timeout=_ANSWER_S, **docker.utils.kwargs_from_env())
         try:
             return {
                 agent: [
@@ -142,6 +144,8 @@ def _labelled(cluster: str, agents: list[str]) -> dict[str, list[ContainerSeen]]
 
 
 def _seen(found: dict[str, Any]) -> ContainerSeen:
+    from moorage.contracts import names
+
     labels: dict[str, str] = found["Labels"]
     attempt = labels[names.LABEL_ATTEMPT]
     return ContainerSeen(

@@ -10,7 +10,6 @@ import typer
 from moorage.cli import show
 from moorage.cli.sessions import AsJson
 from moorage.domain.errors import Conflict
-from moorage.settings import load_settings, require
 
 
 def rekey(
@@ -18,6 +17,8 @@ def rekey(
     json: AsJson = False,
 ) -> None:
     """Seal everything in the database with the first of MOORAGE_PAYLOAD_KEYS. Reads the servers' settings."""
+    from moorage.settings import load_settings, require
+
     settings = load_settings()
     require(settings, "database_url", "payload_keys")
     done, left = asyncio.run(_rekey(settings.database_url, settings.payload_keys, only_count=count))

@@ -17,6 +17,7 @@ from moorage.cli.seconds import parse_seconds
 from moorage.cli.usage import used
 from moorage.cli.wait import Watch, is_over, step
 from moorage.domain.errors import InvalidRequest
+from moorage.domain.network import NetworkPolicy
 from moorage.domain.session import (
     DependencyPolicy,
     NodeLossPolicy,
@@ -61,6 +62,9 @@ def run(
     on_dependency_failure: Annotated[DependencyPolicy | None, typer.Option(help="When one of them fails.")] = None,
     not_before: Annotated[str | None, typer.Option(help="An ISO time, or from now on as 10m or 2h.")] = None,
     arch: Annotated[str | None, typer.Option(help="x86_64 or aarch64.")] = None,
+    network: Annotated[
+        NetworkPolicy | None, typer.Option(help="What it may reach: the world, its own, nothing.")
+    ] = None,
     preemptible: Annotated[bool | None, typer.Option(help="Whether it may be stopped for others.")] = None,
     job_priority: Annotated[int | None, typer.Option(help="Higher may preempt lower.")] = None,
     on_node_loss: Annotated[NodeLossPolicy | None, typer.Option(help="End, or start on another node.")] = None,
@@ -104,6 +108,7 @@ def run(
         "on_dependency_failure": on_dependency_failure,
         "not_before": not_before,
         "architecture": arch,
+        "network": network,
         "preemptible": preemptible,
         "job_priority": job_priority,
         "on_node_loss": on_node_loss,

@@ -27,6 +27,9 @@ LABEL_DEVICES = "moorage.devices"  # ids of the devices that a container holds, 
 LABEL_HEALTH = "moorage.health"  # how it is checked, as JSON of moorage.domain.health.HealthCheck
 # A container that only holds a network namespace for a session's; its value is the agent.
 LABEL_NAMESPACE = "moorage.namespace"
+# A Docker network of ours; its value is the agent, or the cluster for a gang's, which has session and attempt too.
+LABEL_NETWORK = "moorage.network"
+LABEL_UNDERLAY = "moorage.underlay"  # this node's address between nodes, then those of the gang's other nodes
 
 
 def agent_queue(agent_id: str) -> str:

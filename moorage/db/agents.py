@@ -14,6 +14,7 @@ from moorage.domain.tenancy import Principal
 
 _AGENT = (
     "SELECT a.id, a.status, a.schedulable, a.resource_group, a.address, a.architecture, a.runtime, a.status_changed,"
+    " a.warnings,"
     " (SELECT jsonb_object_agg(c.slot, jsonb_build_object('capacity', c.offered, 'used', c.used))"
     "    FROM agent_slots c WHERE c.agent_id = a.id) AS slots,"
     " (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', d.device_id, 'slot', d.slot, 'model', d.model,"

@@ -38,6 +38,16 @@ INVARIANTS = {
         SELECT format('session %s is %s and holds nothing', s.id, s.status) FROM sessions s
          WHERE s.status IN {_HOLDING} AND NOT EXISTS (SELECT 1 FROM allocations a
            WHERE a.session_id = s.id AND a.attempt = s.attempt AND a.released_at IS NULL)""",
+    "a gang's network is held as long as a node may have it": """
+        SELECT format('session %s, attempt %s, keeps the network %s and holds nothing', n.session_id, n.attempt,
+                      n.subnet)
+          FROM session_networks n WHERE NOT EXISTS (SELECT 1 FROM allocations a
+           WHERE a.session_id = n.session_id AND a.attempt = n.attempt AND a.released_at IS NULL)""",
+    # One of before there were networks has no key either.
+    "a gang that holds its slots has a network": f"""
+        SELECT format('session %s of %s kernels is %s and has no network', s.id, s.cluster_size, s.status)
+          FROM sessions s WHERE s.cluster_size > 1 AND s.ssh_key IS NOT NULL AND s.status IN {_HOLDING}
+           AND NOT EXISTS (SELECT 1 FROM session_networks n WHERE n.session_id = s.id AND n.attempt = s.attempt)""",
     "transitions have no gaps": """
         SELECT format('session %s has %s transitions, the last is number %s', session_id, count(*), max(seq))
           FROM transitions GROUP BY session_id HAVING count(*) <> max(seq) OR min(seq) <> 1""",

@@ -9,10 +9,13 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage import ssh_keys
+from moorage.db import networks
 from moorage.db.secrets import OF_A_SESSION, opened
 from moorage.db.usage import keep
 from moorage.domain.health import health_check
 from moorage.domain.idle import IdlePolicy
+from moorage.domain.network import KernelNetwork
 from moorage.domain.session import IDLE, MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
 from moorage.domain.usage import KernelUsage
 from moorage.seal import Seal
@@ -96,7 +99,7 @@ async def requeue(
         row = await locked(connection, session_id)
         if _S(row["status"]) in TERMINAL or row["attempt"] != attempt:
             return int(row["attempt"])
-        await _let_go(connection, session_id, fenced=fenced)
+        await _let_go(connection, row, fenced=fenced)
         await keep(connection, session_id, usage)
         await connection.execute(
             text(
@@ -145,7 +148,7 @@ async def finish(
         status = _S(row["status"])
         if status in TERMINAL:
             return str(status)
-        await _let_go(connection, session_id, fenced=fenced)
+        await _let_go(connection, row, fenced=fenced)
         await keep(connection, session_id, usage)
         end = _S(ending.status)
         if end is _S.CANCELLED and status not in (_S.PENDING, _S.SCHEDULED, _S.TERMINATING):
@@ -186,10 +189,12 @@ async def session_state(engine: AsyncEngine, session_id: str, seal: Seal) -> tup
             .mappings()
             .one_or_none()
         )
-    if row is None:
-        return str(_S.CANCELLED), 0, []
-    found = dict(row)
-    return found["status"], found["attempt"], kernel_specs(found, *placed_by(found), seal)
+        if row is None:
+            return str(_S.CANCELLED), 0, []
+        found = dict(row)
+        placed, devices = placed_by(found)
+        given = await networks.of(connection, found, placed)
+    return found["status"], found["attempt"], kernel_specs(found, placed, devices, seal, given)
 
 
 async def start_row(engine: AsyncEngine, session_id: str) -> Mapping[str, Any]:
@@ -221,11 +226,18 @@ async def without_workflow(engine: AsyncEngine, older_than_s: float) -> list[Map
 
 
 def kernel_specs(
-    row: Mapping[str, Any], placed: Mapping[str, str], devices: Mapping[str, Mapping[str, int]], seal: Seal
+    row: Mapping[str, Any],
+    placed: Mapping[str, str],
+    devices: Mapping[str, Mapping[str, int]],
+    seal: Seal,
+    given: Mapping[str, KernelNetwork],
 ) -> list[KernelSpec]:
     """The kernels that have a node, the main one first; a gang's others idle, its command runs in the main one."""
     env: dict[str, str] = json.loads(seal.open(bytes(row["env"]))) if row["env"] else {}
     secret_env, files = opened(row["secrets"], seal)
+    if row["ssh_key"]:
+        env = {ssh_keys.VARIABLE: ssh_keys.FOLDER} | env
+        files = ssh_keys.files(seal.open(bytes(row["ssh_key"]))) | files
     hosts = [f"{kernel['role']}{kernel['idx']}" for kernel in row["kernels"]]
     return [
         KernelSpec(
@@ -248,6 +260,7 @@ def kernel_specs(
             # A gang's others do nothing that could be checked.
             health=health_check(row["health"]) if kernel["role"] == "main" else None,
             idle=IdlePolicy(**row["idle"]) if row["idle"] else None,
+            network=given.get(kernel["id"]),
         )
         for kernel, host in zip(row["kernels"], hosts, strict=True)
         if kernel["id"] in placed
@@ -257,7 +270,7 @@ def kernel_specs(
 SESSION_COLUMNS = (
     "s.id, s.name, s.image, s.command, s.env, s.slots, s.attempt, s.status, s.resource_group, s.on_node_loss,"
     " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, s.restart_policy, s.max_restarts,"
-    " s.health, s.idle, u.email AS user, p.name AS project,"
+    " s.health, s.idle, s.network, s.ssh_key, u.email AS user, p.name AS project,"
     " (SELECT jsonb_agg(jsonb_build_object('id', k.id, 'role', k.role, 'idx', k.idx, 'agent', k.agent_id)"
     "   ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
     f" {OF_A_SESSION}"
@@ -277,7 +290,8 @@ def placed_by(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[st
 async def locked(connection: AsyncConnection, session_id: str) -> Mapping[str, Any]:
     """The session's row, until the transaction's end."""
     row = await connection.execute(
-        text("SELECT id, status, attempt, resource_group FROM sessions WHERE id = :id FOR UPDATE"), {"id": session_id}
+        text("SELECT id, status, attempt, resource_group, cluster_size FROM sessions WHERE id = :id FOR UPDATE"),
+        {"id": session_id},
     )
     return dict(row.mappings().one())
 
@@ -316,8 +330,9 @@ async def _set_status(
     return {**row, "status": str(to)}
 
 
-async def _let_go(connection: AsyncConnection, session_id: str, *, fenced: Collection[str]) -> None:
+async def _let_go(connection: AsyncConnection, row: Mapping[str, Any], *, fenced: Collection[str]) -> None:
     """Releases what the session holds; on the fenced agents it stays held until the node proves its container gone."""
+    session_id = str(row["id"])
     agents = await connection.execute(
         text("SELECT DISTINCT agent_id FROM allocations WHERE session_id = :id AND released_at IS NULL"),
         {"id": session_id},
@@ -337,6 +352,8 @@ async def _let_go(connection: AsyncConnection, session_id: str, *, fenced: Colle
         ),
         {"id": session_id},
     )
+    if row["cluster_size"] > 1:
+        await networks.release(connection, session_id)
 
 
 async def lock_slots(connection: AsyncConnection, agents: Collection[str]) -> None:

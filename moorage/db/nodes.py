@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.db import devices
+from moorage.db import devices, networks
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.node import AgentInfo, ContainerSeen
@@ -52,11 +52,14 @@ async def register(engine: AsyncEngine, info: AgentInfo) -> None:
         await connection.execute(
             text(
                 "INSERT INTO agents (id, resource_group, status, address, architecture, runtime, hostname, version,"
-                " incarnation, images) VALUES (:id, :resource_group, 'ALIVE', :address, :architecture, :runtime,"
-                " :hostname, :version, :incarnation, :images) ON CONFLICT (id) DO UPDATE SET status = 'ALIVE',"
+                " incarnation, images, overlay_address, warnings)"
+                " VALUES (:id, :resource_group, 'ALIVE', :address, :architecture, :runtime,"
+                " :hostname, :version, :incarnation, :images, :overlay, :warnings)"
+                " ON CONFLICT (id) DO UPDATE SET status = 'ALIVE',"
                 " resource_group = excluded.resource_group, address = excluded.address,"
                 " architecture = excluded.architecture, runtime = excluded.runtime, hostname = excluded.hostname,"
                 " version = excluded.version, incarnation = excluded.incarnation, images = excluded.images,"
+                " overlay_address = excluded.overlay_address, warnings = excluded.warnings,"
                 " status_changed = CASE WHEN agents.status = 'ALIVE' THEN agents.status_changed ELSE now() END"
             ),
             {
@@ -69,6 +72,8 @@ async def register(engine: AsyncEngine, info: AgentInfo) -> None:
                 "version": info.version,
                 "incarnation": info.incarnation,
                 "images": info.images,
+                "overlay": info.overlay_address,
+                "warnings": info.warnings,
             },
         )
         await connection.execute(
@@ -143,11 +148,14 @@ async def release_fenced(engine: AsyncEngine, agent_id: str, still_there: Iterab
                 "UPDATE allocations a SET released_at = now() WHERE a.agent_id = :agent AND a.fenced_at IS NOT NULL"
                 " AND a.released_at IS NULL AND NOT EXISTS (SELECT 1 FROM jsonb_to_recordset(CAST(:held AS jsonb))"
                 " AS h(kernel_id uuid, attempt int) WHERE h.kernel_id = a.kernel_id AND h.attempt = a.attempt)"
-                " RETURNING 1"
+                " RETURNING session_id::text"
             ),
             {"agent": agent_id, "held": held},
         )
-        count = len(freed.all())
+        sessions = list(freed.scalars())
+        count = len(sessions)
+        for session_id in sorted(set(sessions)):
+            await networks.release(connection, session_id)
         if count:
             await connection.execute(
                 text("SELECT pg_notify(:channel, resource_group) FROM agents WHERE id = :agent"),

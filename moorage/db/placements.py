@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import running_limits
+from moorage.db import networks, running_limits
 from moorage.db.ledger import PLACED, SESSION_CHANNEL, SESSION_COLUMNS, kernel_specs, lock_slots, notify, placed_by
+from moorage.domain.network import DEFAULT_POOL
 from moorage.domain.session import KernelSpec
 from moorage.scheduler.snapshot import Decisions, Placement, Preemption, Refusal
 from moorage.seal import Seal
@@ -52,6 +53,7 @@ async def commit_decisions(
     seal: Seal,
     *,
     requeue_victims: bool = False,
+    network_pool: str = DEFAULT_POOL,
 ) -> list[Assigned]:
     """Gives each session its slots and devices, if the epoch is current. One that no longer fits is left out, alone,
     and so is one whose owner has reached a limit meanwhile, in another group.
@@ -69,16 +71,19 @@ async def commit_decisions(
                 continue
             savepoint = await connection.begin_nested()
             try:
-                row = await _allocate(connection, placement)
+                row = await _allocate(connection, placement, network_pool)
             except Exception as error:
                 await savepoint.rollback()
+                if isinstance(error, networks.NoNetworkLeft):
+                    await _note_no_network(connection, placement.session_id, str(error))
                 if "check_violation" in _sqlstate_name(error):
                     continue
                 raise
             await savepoint.commit()
             if row is not None:
                 limits.placed(placement.session_id)
-                assigned.append(Assigned(row, kernel_specs(row, placement.kernels, placement.devices, seal)))
+                given = await networks.of(connection, row, placement.kernels)
+                assigned.append(Assigned(row, kernel_specs(row, placement.kernels, placement.devices, seal, given)))
         for preemption in decisions.preemptions:
             await _keep_hold(connection, resource_group, preemption, requeue_victims)
         await _keep_count(connection, resource_group, decisions, [str(one.row["id"]) for one in assigned])
@@ -144,7 +149,12 @@ async def scheduled_but_silent(
                 {"name": resource_group, "age": older_than_s},
             )
         ).mappings()
-        return [Assigned(row, kernel_specs(row, *placed_by(row), seal)) for row in map(dict, rows)]
+        found = []
+        for row in map(dict, rows.all()):
+            placed, devices = placed_by(row)
+            given = await networks.of(connection, row, placed)
+            found.append(Assigned(row, kernel_specs(row, placed, devices, seal, given)))
+        return found
 
 
 async def note_refusals(engine: AsyncEngine, refusals: Sequence[Refusal]) -> None:
@@ -171,7 +181,7 @@ async def _check_epoch(connection: AsyncConnection, resource_group: str, epoch: 
         raise StaleEpoch(f"resource group {resource_group} is at a newer epoch than {epoch}")
 
 
-async def _allocate(connection: AsyncConnection, placement: Placement) -> Mapping[str, Any] | None:
+async def _allocate(connection: AsyncConnection, placement: Placement, network_pool: str) -> Mapping[str, Any] | None:
     """PENDING → SCHEDULED with its allocations; None if the session left the queue meanwhile."""
     first_agent = next(iter(placement.kernels.values()))
     moved = (
@@ -227,8 +237,19 @@ async def _allocate(connection: AsyncConnection, placement: Placement) -> Mappin
     )
     if held.scalar_one() != len(placement.kernels):
         raise NodeLeft("check_violation: the node left between decision and commit")
+    if len(moved["kernels"]) > 1:
+        await networks.allocate(
+            connection, placement.session_id, placement.attempt, len(moved["kernels"]), network_pool
+        )
     await notify(connection, SESSION_CHANNEL, placement.session_id)
     return dict(moved)
+
+
+async def _note_no_network(connection: AsyncConnection, session_id: str, words: str) -> None:
+    await connection.execute(
+        text("UPDATE sessions SET waiting_because = :why WHERE id = :id AND status = 'PENDING'"),
+        {"id": session_id, "why": words},
+    )
 
 
 class NodeLeft(Exception):
@@ -289,4 +310,4 @@ async def _keep_count(
 def _sqlstate_name(error: BaseException) -> str:
     """`check_violation` for a slot that has no room any more, else the error's own words."""
     state = getattr(getattr(error, "orig", None), "sqlstate", "")
-    return "check_violation" if state == "23514" or isinstance(error, NodeLeft) else str(state)
+    return "check_violation" if state == "23514" or isinstance(error, NodeLeft | networks.NoNetworkLeft) else str(state)

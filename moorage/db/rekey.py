@@ -32,6 +32,7 @@ SEALED = (
     Sealed("secrets", "value", "id"),
     Sealed("users", "totp_secret", "id"),
     Sealed("sessions", "env", "id"),
+    Sealed("sessions", "ssh_key", "id"),
 )
 _KEY_OF = "encode(substring({column} FOR position('\\x3a'::bytea IN {column}) - 1), 'escape')"
 

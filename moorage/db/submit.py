@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage import ssh_keys
 from moorage.db import audit, ceilings, dependencies, groups, secrets, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
@@ -21,6 +22,7 @@ from moorage.domain.errors import Conflict, Forbidden, InvalidRequest
 from moorage.domain.health import HealthCheck
 from moorage.domain.idle import IdlePolicy
 from moorage.domain.ids import new_id
+from moorage.domain.network import NetworkPolicy
 from moorage.domain.secrets import SecretUse
 from moorage.domain.session import DependencyPolicy, RestartPolicy
 from moorage.domain.tenancy import Principal
@@ -61,6 +63,7 @@ class NewSession:
     max_restarts: int = 5
     health: HealthCheck | None = None
     idle: IdlePolicy | None = None
+    network: str = NetworkPolicy.OPEN
 
 
 async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSession) -> tuple[Mapping[str, Any], bool]:
@@ -122,12 +125,12 @@ _INSERT = (
     "WITH s AS (INSERT INTO sessions (id, name, user_id, project_id, domain, access_key, resource_group, type, image,"
     " command, env, slots, priority, on_node_loss, pending_timeout_s, lifetime_s, batch_timeout_s, grace_s,"
     " cluster_size, cluster_mode, not_before, on_dependency_failure, architecture, designated, preemptible,"
-    " job_priority, restart_policy, max_restarts, health, idle, status, result, attempt, idempotency_key,"
-    " idempotency_hash) VALUES (:id, :name, :user, :project,"
+    " job_priority, restart_policy, max_restarts, health, idle, network, ssh_key, status, result, attempt,"
+    " idempotency_key, idempotency_hash) VALUES (:id, :name, :user, :project,"
     " :domain, :access_key, :group, :type, :image, :command, :env, CAST(:slots AS jsonb), :priority, :on_node_loss,"
     " :pending, :lifetime, :batch, :grace, :cluster_size, :cluster_mode, :not_before, :on_dependency_failure,"
     " :architecture, :designated, :preemptible, :job_priority, :restart_policy, :max_restarts,"
-    " CAST(:health AS jsonb), CAST(:idle AS jsonb), 'PENDING', 'UNDEFINED', 0, :key, :hash)"
+    " CAST(:health AS jsonb), CAST(:idle AS jsonb), :network, :ssh_key, 'PENDING', 'UNDEFINED', 0, :key, :hash)"
     " RETURNING id, resource_group, cluster_size),"
     " k AS (INSERT INTO kernels (id, session_id, role, idx) SELECT gen_random_uuid(), s.id,"
     "   CASE n WHEN 0 THEN 'main' ELSE 'sub' END, GREATEST(n, 1) FROM s, generate_series(0, s.cluster_size - 1) n),"
@@ -246,6 +249,8 @@ def _values(session_id: str, seal: Seal, who: Principal, new: NewSession) -> dic
         "max_restarts": new.max_restarts,
         "health": json.dumps(asdict(new.health)) if new.health else None,
         "idle": json.dumps(asdict(new.idle)) if new.idle else None,
+        "network": str(new.network),
+        "ssh_key": seal.seal(ssh_keys.made()) if new.cluster_size > 1 else None,
         "key": new.idempotency_key,
         "hash": new.idempotency_hash,
         "actor": who.named,
@@ -258,7 +263,7 @@ def _told(new: NewSession) -> dict[str, Any]:
     return {name: getattr(new, name) for name in ("name", "image", "type", "resource_group", "slots", *_MORE_TOLD)}
 
 
-_MORE_TOLD = ("cluster_size", "priority", "job_priority", "lifetime_s", "agents")
+_MORE_TOLD = ("cluster_size", "priority", "job_priority", "lifetime_s", "agents", "network")
 
 
 async def _made_before(engine: AsyncEngine, who: Principal, new: NewSession) -> Mapping[str, Any] | None:

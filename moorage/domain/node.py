@@ -60,3 +60,5 @@ class AgentInfo:
     labels: dict[str, str] = field(default_factory=dict)
     devices: list[Device] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    overlay_address: str = ""  # where other nodes' overlays reach it; empty: it takes no part of a gang over nodes
+    warnings: list[str] = field(default_factory=list)  # what does not hold on this node, in words

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from moorage.domain.health import HealthCheck
 from moorage.domain.idle import IdlePolicy
+from moorage.domain.network import KernelNetwork
 from moorage.domain.resources import MEM, format_slot
 
 
@@ -90,6 +91,7 @@ class Reason(StrEnum):
     FORCE_TERMINATED = "force-terminated"
     SELF_TERMINATED = "self-terminated"
     OOM_KILLED = "oom-killed"
+    DISK_EXCEEDED = "disk-exceeded"
     SIGNALLED = "signalled"
     IDLE_TIMEOUT = "idle-timeout"
     LIFETIME_EXCEEDED = "lifetime-exceeded"
@@ -138,6 +140,7 @@ class KernelSpec:
     files: dict[str, str] = field(default_factory=dict, repr=False)  # path → content in base64, for its user alone
     health: HealthCheck | None = None
     idle: IdlePolicy | None = None
+    network: KernelNetwork | None = None  # None: open, and alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ class KernelExit:
     oom_killed: bool = False
     gone: bool = False
     at: float = 0.0  # seconds since 1970, the node's clock
+    over_disk: str = ""  # killed by its node for what it wrote to its disk: in words with numbers
     mem_limit: int | None = None  # bytes; None if there was none, or it is not known
 
 
@@ -184,6 +188,8 @@ def ending_of(exit: KernelExit) -> Ending:
     code = exit.exit_code
     if exit.gone or code is None:
         return Ending(_S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE)
+    if exit.over_disk:
+        return Ending(_S.TERMINATED, Reason.DISK_EXCEEDED, exit.over_disk, SessionResult.FAILURE, code)
     if code == 0:
         # Docker's mark for memory stays for good, even if the session has got over it.
         words = f"exit code 0; a process of it was {_out_of_memory(exit)}" if exit.oom_killed else "exit code 0"

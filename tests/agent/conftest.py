@@ -20,6 +20,7 @@ from agent_worker.runtimes.simulated import SimulatedRuntime
 from moorage.contracts.names import LABEL_AGENT, node_label
 from moorage.domain.ids import new_id
 from tests.agent.specs import IMAGE
+from tests.support.leaks import remove_networks
 
 _COMMANDS = [
     "sh",
@@ -87,6 +88,7 @@ async def docker_runtime(engine_client: docker.APIClient, agent_id: str) -> Asyn
     ):
         with suppress(APIError):
             engine_client.remove_container(left["Id"], force=True, v=True)
+    remove_networks(engine_client, agent_id)
     shutil.rmtree(runtime.secret_files.folder, ignore_errors=True)
 
 

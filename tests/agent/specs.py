@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 from moorage.domain.ids import new_id
+from moorage.domain.network import KernelNetwork
 from moorage.domain.session import KernelSpec
 
 IMAGE = "moorage-test-busybox:1"
@@ -20,6 +21,7 @@ def a_spec(
     mem: int = 32 * MIB,
     on_node_loss: str = "fail",
     files: dict[str, bytes] | None = None,
+    network: KernelNetwork | None = None,
     **env: str,
 ) -> KernelSpec:
     """A kernel that runs until it is stopped, unless a command is given."""
@@ -35,4 +37,5 @@ def a_spec(
         session_name="a-test",
         on_node_loss=on_node_loss,
         files={path: base64.b64encode(content).decode() for path, content in (files or {}).items()},
+        network=network,
     )

@@ -11,6 +11,7 @@ import pytest
 from agent_worker.runtimes.docker import DockerRuntime
 from moorage.contracts.names import LABEL_NAMESPACE, node_label
 from tests.agent.specs import a_spec
+from tests.support.leaks import remove_networks
 
 pytestmark = pytest.mark.docker
 
@@ -25,6 +26,7 @@ async def runtime(engine_client: docker.APIClient, agent_id: str) -> AsyncIterat
     await runtime.close()
     for left in held(engine_client, agent_id):
         engine_client.remove_container(left, force=True)
+    remove_networks(engine_client, agent_id)
 
 
 def held(client: docker.APIClient, agent_id: str) -> list[str]:
@@ -56,7 +58,7 @@ async def test_two_containers_never_share_one(
     specs = [a_spec(agent_id=agent_id), a_spec(agent_id=agent_id)]
     started = await asyncio.gather(*(runtime.create(spec) for spec in specs))
     networks = {network_of(engine_client, one.container_id) for one in started}
-    assert "bridge" in networks
+    assert runtime.networks.shared() in networks
     assert len(networks) == 2
 
 
@@ -94,7 +96,7 @@ async def test_a_container_starts_though_the_one_that_was_ready_has_died(
     [ready] = held(engine_client, agent_id)
     engine_client.kill(ready)
     started = await runtime.create(a_spec(agent_id=agent_id))
-    assert network_of(engine_client, started.container_id) == "bridge"
+    assert network_of(engine_client, started.container_id) == runtime.networks.shared()
 
 
 async def test_closing_leaves_none_that_waits(

@@ -41,6 +41,19 @@ async def test_creating_the_same_attempt_again_adopts_its_container(runtime: Run
     assert len(await runtime.containers()) == 1
 
 
+async def test_what_a_container_holds_on_its_disk_is_known_while_it_runs(runtime: Runtime, agent_id: str) -> None:
+    command = ("sh", "-c", "dd if=/dev/zero of=/tmp/x bs=1M count=3; sleep 600")
+    spec = a_spec(*command, agent_id=agent_id, MOORAGE_SIM_DISK=str(3 * MIB))
+    await runtime.create(spec)
+    async with asyncio.timeout(30):
+        while [written for _, written in await runtime.written()] != [3 * MIB]:
+            await asyncio.sleep(0)
+    [(seen, _)] = await runtime.written()
+    assert seen.kernel_id == spec.kernel_id
+    await runtime.stop(seen, 0)
+    assert await runtime.written() == []
+
+
 async def test_an_image_that_the_node_lacks_is_missing(runtime: Runtime, agent_id: str) -> None:
     with pytest.raises(ImageMissing, match="missing/image"):
         await runtime.create(a_spec(agent_id=agent_id, image="missing/image:1"))
@@ -90,9 +103,9 @@ async def test_a_kill_does_not_wait_for_the_grace_period_of_an_earlier_stop(runt
 async def test_removing_twice_is_the_same_as_once(runtime: Runtime, agent_id: str) -> None:
     await runtime.create(a_spec(agent_id=agent_id))
     [seen] = await runtime.containers()
-    await runtime.remove(seen)
-    await runtime.remove(seen)
+    await asyncio.gather(runtime.remove(seen), runtime.remove(seen))
     assert await runtime.containers() == []
+    await runtime.remove(seen)
 
 
 async def test_stopping_what_is_gone_says_so(runtime: Runtime, agent_id: str) -> None:

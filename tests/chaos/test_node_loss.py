@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(Path(tmp_path_factory.mktemp("cluster")), runtime="simulated", agents=2)
+    environment = {"MOORAGE_AGENT_DISK_BYTES": str(1024**3)}
+    folder = Path(tmp_path_factory.mktemp("cluster"))
+    cluster = Cluster(folder, runtime="simulated", agents=2, environment=environment)
     yield cluster
     cluster.close()
 
@@ -84,6 +86,13 @@ def test_a_container_killed_for_its_memory_says_so(cluster: Cluster) -> None:
     session_id = cluster.submit("true", env={"MOORAGE_SIM_OOM": "1", "MOORAGE_SIM_RUN_S": "0"})
     end = cluster.wait_for(session_id, "ERROR", "TERMINATED")
     assert (end["status"], end["reason"], end["result"]) == ("TERMINATED", "oom-killed", "FAILURE")
+
+
+def test_a_session_that_fills_the_disk_of_its_node_is_ended_with_the_numbers(cluster: Cluster) -> None:
+    session_id = cluster.submit("sleep", "600", env={"MOORAGE_SIM_DISK": str(3 * 1024**3)})
+    end = cluster.wait_for(session_id, "TERMINATED", "ERROR")
+    assert (end["status"], end["reason"], end["result"]) == ("TERMINATED", "disk-exceeded", "FAILURE")
+    assert end["status_info"] == "it wrote 3 GiB to its disk, more than the 1 GiB that its node allows"
 
 
 def test_a_stubborn_session_is_killed_when_the_stop_is_forced(cluster: Cluster) -> None:

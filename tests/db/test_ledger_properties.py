@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage import ssh_keys
 from moorage.db import ledger, nodes, placements
 from moorage.db.engine import connect
 from moorage.db.invariants import INVARIANTS
@@ -26,6 +27,7 @@ from moorage.seal import Seal
 from tests.support.builders import GIB, KEYS, a_pending_session, a_user, an_agent
 
 SEAL = Seal(KEYS)
+SSH_KEY = SEAL.seal(ssh_keys.made())
 NODES = ["n1", "n2"]
 Step = Callable[[], Coroutine[Any, Any, None]]
 
@@ -78,8 +80,9 @@ class Ledger:
             await self.submit(1000, GIB)
         await self.schedule()
 
-    async def submit(self, cpu: int, mem: int) -> None:
-        self.sessions.append(await a_pending_session(self.engine, self.user, cpu=cpu, mem=mem))
+    async def submit(self, cpu: int, mem: int, kernels: int = 1) -> None:
+        gang: dict[str, Any] = {"ssh_key": SSH_KEY, "cluster_mode": "multi-node"} if kernels > 1 else {}
+        self.sessions.append(await a_pending_session(self.engine, self.user, cpu=cpu, mem=mem, kernels=kernels, **gang))
 
     async def offer(self, name: str, cpu: int, mem: int) -> None:
         await nodes.register(self.engine, an_agent(name, cpu=cpu, mem=mem))
@@ -219,9 +222,9 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self) -> None:
         self._do(self._ledger.begin())
 
-    @rule(cpu=cores, mem=memory)
-    def submit(self, cpu: int, mem: int) -> None:
-        self._do(self._ledger.submit(cpu, mem))
+    @rule(cpu=cores, mem=memory, kernels=st.integers(1, 2))
+    def submit(self, cpu: int, mem: int, kernels: int) -> None:
+        self._do(self._ledger.submit(cpu, mem, kernels))
 
     @rule(name=names, cpu=cores, mem=memory)
     def offer_more_or_less(self, name: str, cpu: int, mem: int) -> None:
@@ -254,6 +257,10 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=names)
     def lose(self, name: str) -> None:
         self._do(self._ledger.lose(name))
+
+    @rule()
+    def all_come_back_at_once(self) -> None:
+        self._do(*(self._ledger.come_back(name, 2000, 4 * GIB) for name in NODES))
 
     @rule(name=names, cpu=cores, mem=memory)
     def come_back(self, name: str, cpu: int, mem: int) -> None:

@@ -33,7 +33,7 @@ async def sealed(engine: AsyncEngine) -> AsyncEngine:
             text("INSERT INTO secrets (id, user_id, name, value, created_by) VALUES (:id, :user, 's', :sealed, 'ada')"),
             {"id": new_id(), "user": ada, "sealed": old.seal(b"value")},
         )
-    await a_pending_session(engine, ada, env=old.seal(b"{}"))
+    await a_pending_session(engine, ada, env=old.seal(b"{}"), ssh_key=old.seal(b"key"))
     return engine
 
 
@@ -72,8 +72,8 @@ async def test_one_that_breaks_off_goes_on_where_it_was(sealed: AsyncEngine, mon
     steps = rekey.reseal(sealed, RING)
     await anext(steps)
     await steps.aclose()
-    assert sum(sum(keys.values()) for keys in (await rekey.remaining(sealed, RING)).values()) == 3
-    assert sum((await done(sealed, RING)).values()) == 3
+    assert sum(sum(keys.values()) for keys in (await rekey.remaining(sealed, RING)).values()) == 4
+    assert sum((await done(sealed, RING)).values()) == 4
 
 
 async def test_a_ring_that_lacks_an_old_key_changes_nothing_and_names_the_key(sealed: AsyncEngine) -> None:
@@ -84,11 +84,11 @@ async def test_a_ring_that_lacks_an_old_key_changes_nothing_and_names_the_key(se
 
 
 @pytest.mark.parametrize("status", ["TERMINATED", "CANCELLED", "ERROR"])
-async def test_an_ended_session_keeps_no_environment(sealed: AsyncEngine, status: str) -> None:
+async def test_an_ended_session_keeps_neither_environment_nor_key(sealed: AsyncEngine, status: str) -> None:
     async with sealed.begin() as connection:
         await connection.execute(text("UPDATE sessions SET status = :status"), {"status": status})
-        found: Any = (await connection.execute(text("SELECT env FROM sessions"))).scalar_one()
-    assert found is None
+        found: Any = (await connection.execute(text("SELECT env, ssh_key FROM sessions"))).one()
+    assert tuple(found) == (None, None)
 
 
 async def test_every_sealed_column_is_known(sealed: AsyncEngine) -> None:

@@ -9,12 +9,11 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.main import build
 from moorage.db import tenancy
 from moorage.seal import Seal
 from moorage.settings import Settings
 from tests.support.builders import KEYS
-from tests.support.gateway import JWT_KEYS, PASSWORD, Clock, Gateway, RecordedLives, basic
+from tests.support.gateway import JWT_KEYS, PASSWORD, Clock, Gateway, RecordedLives, basic, built
 from tests.support.tenants import Tenants, settled
 
 
@@ -27,7 +26,7 @@ async def gateway(database_url: str, engine: AsyncEngine) -> AsyncIterator[Gatew
     lives = RecordedLives()
     settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32)
     clock = Clock()
-    app = build(settings, lives=lives, clock=clock)
+    app = built(settings, lives, clock)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
@@ -44,7 +43,7 @@ async def tenants(gateway: Gateway) -> Tenants:
 async def replica(gateway: Gateway, database_url: str) -> AsyncIterator[Gateway]:
     """A second API on the same database."""
     settings = Settings(database_url=database_url, payload_keys=KEYS, jwt_keys=JWT_KEYS, dataplane_key="d" * 32)
-    app = build(settings, lives=gateway.lives, clock=gateway.clock)
+    app = built(settings, gateway.lives, gateway.clock)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,

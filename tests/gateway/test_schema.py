@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 from schemathesis.checks import not_a_server_error
@@ -40,7 +40,7 @@ CHECKS = [
     response_schema_conformance,
     response_headers_conformance,
 ]
-EXAMPLES = 5  # of each operation, for each role, valid and invalid
+EXAMPLES = 5  # of each operation, valid and invalid, by each role
 ROLES = ("superadmin", "admin", "monitor", "user")
 
 
@@ -76,9 +76,8 @@ async def _users(url: str) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("role", ROLES)
 def test_no_request_that_the_document_allows_or_forbids_makes_the_api_fail(
-    gateway_of_all: tuple[str, dict[str, dict[str, str]]], role: str
+    gateway_of_all: tuple[str, dict[str, dict[str, str]]],
 ) -> None:
     address, credentials = gateway_of_all
     document = schemathesis.openapi.from_url(f"{address}/openapi.json")
@@ -86,10 +85,12 @@ def test_no_request_that_the_document_allows_or_forbids_makes_the_api_fail(
     assert len(operations) > 25
     for operation in operations:
         for mode in GenerationMode:
-            _try(operation.as_strategy(generation_mode=mode), address, credentials[role])
+            _try(operation.as_strategy(generation_mode=mode), address, credentials)
 
 
-def _try(cases: SearchStrategy[Any], address: str, headers: dict[str, str]) -> None:
+def _try(cases: SearchStrategy[Any], address: str, credentials: dict[str, dict[str, str]]) -> None:
+    """Each by every role: to make a request up takes longer than to answer it."""
+
     @settings(
         max_examples=EXAMPLES,
         deadline=None,
@@ -100,7 +101,9 @@ def _try(cases: SearchStrategy[Any], address: str, headers: dict[str, str]) -> N
     )
     @given(cases)
     def ask(case: Any) -> None:
-        case.call_and_validate(base_url=address, headers=headers, checks=CHECKS)
+        assume(len(str(case.query)) < 10_000)  # uvicorn itself answers a longer first line, in plain text
+        for headers in credentials.values():
+            case.call_and_validate(base_url=address, headers=headers, checks=CHECKS)
 
     with suppress(Unsatisfiable):  # nothing can be wrong with a request without parameters
         ask()

@@ -56,7 +56,7 @@ async def specs_of(gateway: Gateway, session_id: str) -> list[KernelSpec]:
             {"id": session_id},
         )
         row = dict(rows.mappings().one())
-    return ledger.kernel_specs(row, {kernel["id"]: "n1" for kernel in row["kernels"]}, {}, seal)
+    return ledger.kernel_specs(row, {kernel["id"]: "n1" for kernel in row["kernels"]}, {}, seal, {})
 
 
 async def spec_of(gateway: Gateway, session_id: str) -> KernelSpec:
@@ -184,7 +184,7 @@ async def test_secrets_go_where_they_are_wanted_beside_the_environment(gateway: 
 async def test_each_kernel_of_a_gang_gets_them(gateway: Gateway) -> None:
     await put(gateway, "TOKEN")
     session = await gateway.submitted(secrets=["TOKEN"], cluster_size=2)
-    assert [spec.env for spec in await specs_of(gateway, session["id"])] == [{"TOKEN": VALUE}] * 2
+    assert [spec.env["TOKEN"] for spec in await specs_of(gateway, session["id"])] == [VALUE] * 2
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,9 @@ def _pause(seconds: float) -> None:
 
 
 def _free_block(agents: int) -> int:
-    """A port from which on all that `moor up` needs are free."""
-    for base in range(21000, 30000, 100):
+    """A port from which on all that `moor up` needs are free. Runs beside each other begin to look elsewhere."""
+    for number in range(90):
+        base = 21000 + (os.getpid() + number) % 90 * 100
         try:
             for port in (base, base + 1, base + 2, *(base + 10 + n for n in range(agents))):
                 socket.create_server(("127.0.0.1", port)).close()

@@ -1,4 +1,4 @@
-"""Looks for planted secrets in everything that a cluster of `moor up` keeps, in every form that they may have there."""
+"""Looks for what must not be left: planted secrets in all that a cluster keeps, in every form; networks on a node."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import asyncpg
+import docker
 import psutil
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
@@ -19,9 +20,22 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 
 from moorage.cli.up.state import Place, read_run
+from moorage.contracts.names import LABEL_NETWORK, node_label
 
 # Where the keys are kept that everything else is protected with.
 _KEYS = {"admin.toml", "keys.toml", "client.toml"}
+
+
+def networks_of(engine: docker.APIClient, *owners: str) -> list[str]:
+    """Names of the Docker networks of these agents (`cluster/agent`) and clusters."""
+    found = [one for owner in owners for one in engine.networks(filters={"label": f"{LABEL_NETWORK}={owner}"})]
+    return sorted(str(one["Name"]) for one in found)
+
+
+def remove_networks(engine: docker.APIClient, agent_id: str, cluster: str = "moorage") -> None:
+    """Those of one agent, when none of its containers is left."""
+    for name in networks_of(engine, node_label(cluster, agent_id)):
+        engine.remove_network(name)
 
 
 def forms(secret: str) -> set[bytes]:

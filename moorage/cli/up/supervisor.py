@@ -227,10 +227,12 @@ class Cluster:
             self._say(line)
 
     async def _stop_all(self) -> None:
+        """The nodes, then what they speak to, then what that keeps its data in; each kind at once."""
+        stores = ("temporal", "postgres")
         agents = [part for part in self._parts if part.name.startswith("node")]
-        await asyncio.gather(*(part.stop() for part in agents))
-        for part in reversed(self._parts):
-            await part.stop()
+        roles = [part for part in self._parts if part not in agents and part.name not in stores]
+        for kind in (agents, roles, self._parts):
+            await asyncio.gather(*(part.stop() for part in kind))
         self._place.run_file.unlink(missing_ok=True)
 
 
