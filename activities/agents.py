@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.lives import Lives
@@ -41,7 +42,10 @@ class LedgerAgents(AgentActivities):
             exit = KernelExit(missing.kernel_id, missing.attempt, None, gone=True, at=time.time())
             await self._lives.tell(missing.session_id, "kernel_exited", exit)
         for container in difference.ended:
-            await self._lives.tell(container.session_id, "kernel_exited", _exit_of(container))
+            if container.fenced:
+                await self._lives.tell(container.session_id, "node_lost", _fenced_message(report.agent_id))
+            else:
+                await self._lives.tell(container.session_id, "kernel_exited", _exit_of(container))
         there = [(container.kernel_id, container.attempt) for container in report.containers]
         await nodes.release_fenced(self._engine, report.agent_id, there)
         if report.devices:
@@ -72,8 +76,17 @@ class LedgerAgents(AgentActivities):
 
 
 def lost_message(agent_id: str) -> NodeLost:
-    """Said to each session on the node."""
-    return NodeLost(agent_id, f"node {agent_id} was lost: no heartbeat for 15 s", time.time() + FENCE_MARGIN_S)
+    """Said to each session on the node, by an activity that was scheduled when it was lost, or later.
+
+    By Temporal's clock, which is the sessions' clock too: this machine's own may be wrong.
+    """
+    lost_at = activity.info().scheduled_time.timestamp()
+    return NodeLost(agent_id, f"node {agent_id} was lost: no heartbeat for 15 s", lost_at + FENCE_MARGIN_S)
+
+
+def _fenced_message(agent_id: str) -> NodeLost:
+    """It was stopped already."""
+    return NodeLost(agent_id, f"node {agent_id} was cut off and stopped it, as it may have been started elsewhere")
 
 
 def _exit_of(container: ContainerSeen) -> KernelExit:

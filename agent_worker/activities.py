@@ -17,7 +17,9 @@ from agent_worker.kept_logs import KeptLogs
 from agent_worker.last_words import READ_BYTES, last_lines, without
 from agent_worker.metrics.meter import Meter
 from agent_worker.probes import Prober
-from agent_worker.runtimes.contract import Checked, CreateRefused, ImageMissing, PullFailed, Runtime
+from agent_worker.proofs import Proofs
+from agent_worker.runtimes.contract import Checked, CreateRefused, ImageMissing, PullFailed, Runtime, RuntimeAway
+from moorage import log
 from moorage.contracts import activities as contract
 from moorage.contracts.activities import (
     CommitKernel,
@@ -35,8 +37,12 @@ from moorage.domain.session import KernelSpec
 
 _T = TypeVar("_T")
 _BEAT_S = 3.0
-# Orders for a kernel destroyed so long ago can't be on their way any more.
-_TOMBSTONE_S = 3600.0
+# A restart of Docker takes some ten seconds; a node whose Docker stays away can't have the session.
+_AWAY_S, _ASKED_AGAIN_S = 30.0, 0.5
+# A log that can't be read in this time is lost, or what the session holds would wait for it for ever.
+_KEEP_LOG_S = 20.0
+
+_log = log.get("kernels")
 
 
 class NodeKernels(KernelActivities):
@@ -50,6 +56,7 @@ class NodeKernels(KernelActivities):
         *,
         meter: Meter | None = None,
         prober: Prober | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         """Without an inventory the node has no devices; without a prober nobody hears of its containers' health."""
         self._runtime = runtime
@@ -58,12 +65,12 @@ class NodeKernels(KernelActivities):
         self._meter = meter or Meter(runtime)
         self._prober = prober or Prober(runtime, _tell_nobody)
         self._locks: dict[str, asyncio.Lock] = {}
-        self._destroyed: dict[str, tuple[int, float]] = {}  # kernel -> last attempt destroyed, and when (monotonic)
+        self._proofs = proofs or Proofs()
 
     @activity.defn
     async def create_kernel(self, spec: KernelSpec) -> CreatedKernel:
         async with _beating(), self._lock(spec.kernel_id):
-            if spec.attempt <= self._destroyed.get(spec.kernel_id, (-1, 0.0))[0]:
+            if spec.attempt <= self._proofs.last_attempt(spec.kernel_id):
                 raise _final(contract.KERNEL_STOPPED, "the session was stopped before its container was made")
             began = time.perf_counter()
             if spec.attempt > 0:
@@ -72,7 +79,7 @@ class NodeKernels(KernelActivities):
                     await self._runtime.remove(older)
             try:
                 reserved = self._inventory.reserve(spec.devices)
-                started = await _to_its_end(self._runtime.create(spec, reserved))
+                started = await _once_it_answers(lambda: _to_its_end(self._runtime.create(spec, reserved)))
             except ImageMissing as error:
                 raise _final(contract.IMAGE_MISSING, str(error)) from None
             except CreateRefused as error:
@@ -119,22 +126,36 @@ class NodeKernels(KernelActivities):
     async def _remove(self, order: Destroy, *, failed: bool) -> Destroyed:
         """A create that was under way when the order came has ended by now: what it made goes too."""
         self._prober.end(order.kernel_id, order.attempt)
-        exit, size, existed, lines = None, 0, False, ""
-        for container in await self._of(order.kernel_id, below=order.attempt + 1):
-            existed = True
+        found = await self._of(order.kernel_id, below=order.attempt + 1)
+        exit, size, lines = None, 0, ""
+        for container in found:
             ended = await self._runtime.stop(container, 0) if container.state != "created" else None
-            size = await self._logs.keep(
-                container.session_id,
-                container.kernel_id,
-                container.attempt,
-                self._runtime.logs(container, follow=False),
-            )
+            kept = await self._keep_log(container)
             if container.attempt == order.attempt:
-                exit = ended
+                exit, size = ended, kept
                 lines = await self._last_lines(container) if failed else ""
-            await self._runtime.remove(container)
         usage = self._meter.end(order.kernel_id, order.attempt)
-        return Destroyed(order.kernel_id, order.attempt, existed, exit, size, usage, lines)
+        if not found and (proof := self._proofs.of(order.kernel_id, order.attempt)) is not None:
+            return proof
+        proof = self._proofs.keep(Destroyed(order.kernel_id, order.attempt, bool(found), exit, size, usage, lines))
+        for container in found:
+            await self._runtime.remove(container)
+        return proof
+
+    async def _keep_log(self, container: ContainerSeen) -> int:
+        """Its size in bytes. A log that can't be kept is lost, with a word: what the session holds must not wait."""
+        try:
+            async with asyncio.timeout(_KEEP_LOG_S):
+                return await self._logs.keep(
+                    container.session_id,
+                    container.kernel_id,
+                    container.attempt,
+                    self._runtime.logs(container, follow=False),
+                )
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"[:200]
+            _log.error("the log of a container is lost", session=container.session_id, error=words)
+            return 0
 
     async def _last_lines(self, container: ContainerSeen) -> str:
         """Of the log that was kept."""
@@ -146,12 +167,8 @@ class NodeKernels(KernelActivities):
         return [one for one in found if one.kernel_id == kernel_id and one.attempt < below]
 
     def _bury(self, order: Destroy) -> None:
-        now = time.monotonic()
-        for kernel_id in [one for one, (_, at) in self._destroyed.items() if now - at > _TOMBSTONE_S]:
-            del self._destroyed[kernel_id]
-            self._locks.pop(kernel_id, None)
-        last = self._destroyed.get(order.kernel_id, (-1, 0.0))[0]
-        self._destroyed[order.kernel_id] = (max(last, order.attempt), now)
+        for forgotten in self._proofs.bury(order.kernel_id, order.attempt):
+            self._locks.pop(forgotten, None)
 
     def _lock(self, kernel_id: str) -> asyncio.Lock:
         return self._locks.setdefault(kernel_id, asyncio.Lock())
@@ -160,6 +177,20 @@ class NodeKernels(KernelActivities):
 def _seen(spec: KernelSpec, container_id: str) -> ContainerSeen:
     devices = sorted(spec.devices)
     return ContainerSeen(spec.session_id, spec.kernel_id, spec.attempt, container_id, "running", devices=devices)
+
+
+async def _once_it_answers(step: Callable[[], Awaitable[_T]]) -> _T:
+    """The step, repeated while the runtime is away. CreateRefused when that takes too long: another node may do it."""
+    deadline = time.monotonic() + _AWAY_S
+    while True:
+        try:
+            return await step()
+        except RuntimeAway as error:
+            if time.monotonic() > deadline:
+                raise CreateRefused(
+                    f"this node's container engine does not answer for {_AWAY_S:g} s: {error}"
+                ) from None
+        await asyncio.sleep(_ASKED_AGAIN_S)
 
 
 async def _to_its_end(step: Awaitable[_T]) -> _T:

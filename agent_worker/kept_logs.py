@@ -38,15 +38,22 @@ class KeptLogs:
         path = self._path(session_id, kernel_id, attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_bytes(bytes(head) + gap + b"".join(tail))
-        partial.replace(path)
+        try:
+            partial.write_bytes(bytes(head) + gap + b"".join(tail))
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # half a log on a full disk keeps the next one out too
+            raise
         return path.stat().st_size
 
     def end_of(self, session_id: str, kernel_id: str, attempt: int, most: int) -> bytes:
-        """The last bytes of what was kept."""
-        with self._path(session_id, kernel_id, attempt).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - most))
-            return file.read()
+        """The last bytes of what was kept; none of a log that was lost."""
+        try:
+            with self._path(session_id, kernel_id, attempt).open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - most))
+                return file.read()
+        except FileNotFoundError:
+            return b""
 
     def newest(self, session_id: str, kernel_id: str) -> Path | None:
         """The log of the kernel's last attempt that ended here."""

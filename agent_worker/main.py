@@ -22,11 +22,13 @@ from agent_worker import dataplane
 from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
 from agent_worker.disk_watch import DiskWatch
+from agent_worker.fence import Fence
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
 from agent_worker.presence import NodePresence
 from agent_worker.probes import Prober
+from agent_worker.proofs import Proofs
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
@@ -54,9 +56,10 @@ def build_runtime(settings: Settings) -> Runtime:
             cluster=settings.cluster,
             namespaces=settings.agent_namespaces,
             egress_deny=[one for one in settings.agent_egress_deny.split(",") if one],
+            engine=settings.agent_docker_host,
         )
     except DockerException as error:
-        raise Unavailable(f"Docker does not answer ({error}); start it, or set DOCKER_HOST") from error
+        raise Unavailable(f"Docker does not answer ({error}); start it, or set MOORAGE_AGENT_DOCKER_HOST") from error
 
 
 async def offered(settings: Settings, runtime: Runtime, devices: Iterable[Device]) -> dict[str, int]:
@@ -91,6 +94,7 @@ async def run(settings: Settings) -> None:
     settings.agent_data_dir.mkdir(parents=True, exist_ok=True)
     runtime = build_runtime(settings)
     logs = KeptLogs(settings.agent_data_dir / "logs", cap_bytes=settings.agent_log_bytes)
+    proofs = Proofs(settings.agent_data_dir / "proofs")
     listener = socket.create_server((settings.agent_host, settings.agent_port))
     address = settings.agent_advertised_url or f"http://{settings.agent_host}:{listener.getsockname()[1]}"
     inventory = Inventory(accelerators(settings))
@@ -131,14 +135,17 @@ async def run(settings: Settings) -> None:
         await runtime.close()
         return
     disk = DiskWatch(runtime, settings.agent_disk_bytes)
-    presence = NodePresence(client, runtime, info, inventory, explained=disk.explained)
+    fence = Fence(runtime, settings.agent_data_dir / "fenced.json")
+    presence = NodePresence(client, runtime, info, inventory, fence, explained=disk.explained)
     prober = Prober(runtime, presence.tell_health)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, prober=prober)),
+            *registered(
+                KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, prober=prober, proofs=proofs)
+            ),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -185,7 +192,8 @@ async def _connected(settings: Settings, stopped: asyncio.Event) -> Client | Non
         except RuntimeError as error:
             _log.warning("Temporal is away", address=settings.temporal_address, error=str(error)[:200])
             with suppress(TimeoutError):
-                await asyncio.wait_for(stopped.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await stopped.wait()
             delay = min(delay * 2, 5.0)
     return None
 

@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from agent_worker.fence import BEAT_S, Fence
 from agent_worker.inventory import Inventory
 from agent_worker.runtimes.contract import Exited, Runtime
 from moorage import log
@@ -24,13 +25,14 @@ from moorage.contracts.shown import Shown
 from moorage.domain.node import AgentInfo, ContainerSeen
 from moorage.domain.session import KernelExit
 
-_BEAT_S = 5.0
 _REPORT_S = 10.0
 _REPORT_UNCHANGED_S = 60.0
+# What was missing in the report of a change is believed when it is said again, half a minute later.
+_REPORT_AGAIN_S = 35.0
 # Without a presence activity for so long, the control plane has given this process up: register again.
 _UNHELD_S = 12.0
 _RPC_TIMEOUT = timedelta(seconds=5)
-_CONTACT_S = 2.0
+_CONTACT_S, _NO_CONTACT_S = 2.0, 0.5
 _CONTACT_TIMEOUT = timedelta(seconds=2)
 
 _log = log.get("presence")
@@ -43,6 +45,7 @@ class NodePresence(PresenceActivities):
         runtime: Runtime,
         info: Callable[[list[ContainerSeen], list[str]], AgentInfo],
         inventory: Inventory,
+        fence: Fence | None = None,
         *,
         explained: Callable[[KernelExit], KernelExit] = lambda exit: exit,
     ) -> None:
@@ -54,19 +57,26 @@ class NodePresence(PresenceActivities):
         self._explained = explained
         self._agent_id = info([], []).agent_id
         self._incarnation = info([], []).incarnation
+        self._fence = fence or Fence(runtime)
         self._held_at = -math.inf  # monotonic; when a presence activity last beat
-        self._contact_at = time.monotonic()
+        self._holding = 0
         self._seen = 0
 
     @activity.defn
     async def hold_presence(self, presence: Presence) -> None:
         if presence.incarnation != self._incarnation:
             return  # meant for an earlier process of this agent
-        while True:
-            # The count is the last report's: a beat never waits for the runtime, whose restart is no node's loss.
-            activity.heartbeat({"containers": self._seen, "load": os.getloadavg()[0], "at": time.time()})
-            self._held_at = time.monotonic()
-            await asyncio.sleep(_BEAT_S)
+        self._holding += 1
+        try:
+            while True:
+                # The count is the last report's: a beat never waits for the runtime, whose restart is no node's loss.
+                activity.heartbeat({"containers": self._seen, "load": os.getloadavg()[0], "at": time.time()})
+                self._held_at = time.monotonic()
+                await asyncio.sleep(BEAT_S)
+        finally:
+            # Given up by the control plane, and no other one holds: register at once.
+            self._holding -= 1
+            self._held_at = self._held_at if self._holding else -math.inf
 
     async def run(self, *, fence_s: float) -> None:
         """All that the node says, until cancelled."""
@@ -74,7 +84,7 @@ class NodePresence(PresenceActivities):
             group.create_task(self._stay_registered())
             group.create_task(self._report_changes())
             group.create_task(self._tell_exits(group))
-            group.create_task(self._fence(fence_s))
+            group.create_task(self._hold_fence(fence_s))
 
     async def _stay_registered(self) -> None:
         while True:
@@ -84,7 +94,7 @@ class NodePresence(PresenceActivities):
             await asyncio.sleep(1.0)
 
     async def _register(self) -> None:
-        info = self._info(await self._runtime.containers(), await self._runtime.images())
+        info = self._info(await self._containers(), await self._runtime.images())
         self._seen = len(info.containers)
         await self._client.start_workflow(
             "AgentWorkflow",
@@ -105,7 +115,7 @@ class NodePresence(PresenceActivities):
         A device's health is told at once: what it costs until then is a job's whole gang.
         """
         said: object = None
-        said_at = 0.0
+        said_at, again_s = 0.0, 0.0
         while True:
             # Not wait_for: before Python 3.12 it loses a cancel that comes with the event.
             with suppress(TimeoutError):
@@ -114,17 +124,20 @@ class NodePresence(PresenceActivities):
             self._inventory.changed.clear()
             try:
                 devices = self._inventory.devices
-                containers = await self._runtime.containers()
+                containers = await self._containers()
                 self._seen = len(containers)
                 images = await self._runtime.images()
                 digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers), images, devices
-                if digest == said and time.monotonic() - said_at < _REPORT_UNCHANGED_S:
+                if digest == said and time.monotonic() - said_at < again_s:
                     continue
                 await self._client.get_workflow_handle(names.agent_workflow(self._agent_id)).signal(
                     "report",
                     AgentReport(self._agent_id, self._incarnation, containers, images, devices),
                     rpc_timeout=_RPC_TIMEOUT,
                 )
+                # One that does not run is about to be removed: what it holds is free when that was said.
+                settled = all(one.state == "running" for one in containers)
+                again_s = (_REPORT_UNCHANGED_S if digest == said else _REPORT_AGAIN_S) if settled else 0.0
                 said, said_at = digest, time.monotonic()
             except Exception as error:
                 _log.warning("report not delivered", error=str(error)[:200])
@@ -134,6 +147,8 @@ class NodePresence(PresenceActivities):
             group.create_task(self._patiently(lambda exited=exited: self._tell(exited)))  # type: ignore[misc]
 
     async def _tell(self, exited: Exited) -> None:
+        if self._fence.has_stopped(exited.exit.kernel_id, exited.exit.attempt):
+            return  # no end of the program's; the next report says what it was
         await self._signal(exited.session_id, "kernel_exited", self._explained(exited.exit))
 
     async def tell_health(self, session_id: str, change: HealthChange) -> None:
@@ -149,36 +164,28 @@ class NodePresence(PresenceActivities):
             if error.status is not RPCStatusCode.NOT_FOUND:  # the session is over
                 raise
 
-    async def _fence(self, fence_s: float) -> None:
+    async def _containers(self) -> list[ContainerSeen]:
+        return self._fence.marked(await self._runtime.containers())
+
+    async def _hold_fence(self, fence_s: float) -> None:
         """Cut off for longer than the fence time: sessions that start elsewhere must not go on here."""
         while True:
-            began = time.monotonic()
+            began: float | None = self._fence.now()
             try:
                 await self._client.service_client.check_health(timeout=_CONTACT_TIMEOUT)
-                # The control plane counts from the last heartbeat, which may be this much older.
-                self._contact_at = began - _BEAT_S
             except (RPCError, RuntimeError):
-                if time.monotonic() - self._contact_at > fence_s:
-                    await self._stop_requeued()
-            await asyncio.sleep(_CONTACT_S)
-
-    async def _stop_requeued(self) -> None:
-        try:
-            containers = await self._runtime.requeued_elsewhere()
-            for container in containers:
-                _log.warning("fenced: no contact, its session starts elsewhere", session=container.session_id)
-            await asyncio.gather(*(self._runtime.stop(container, 0) for container in containers))
-        except Exception as error:  # the runtime is away; the next round tries again
-            _log.error("not fenced yet", error=str(error)[:200])
+                began = None
+            await self._fence.hold(began, after_s=fence_s)
+            await asyncio.sleep(_NO_CONTACT_S if began is None else _CONTACT_S)
 
     async def _patiently(self, step: Callable[[], object]) -> None:
-        """Again and again until it is done: Temporal may be away."""
+        """Again and again until it is done: Temporal or the runtime may be away."""
         delay = 0.2
         while True:
             try:
                 await step()  # type: ignore[misc]
                 return
             except Exception as error:
-                _log.warning("waiting for Temporal", error=str(error)[:200])
+                _log.warning("not done yet", error=f"{type(error).__name__}: {error}"[:200])
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)

@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     agent_id: str = Field(default_factory=socket.gethostname, description="name of this node, unique in the cluster")
     agent_resource_group: str = Field("default", description="resource group that the node joins")
     agent_runtime: str = Field("docker", description="docker or simulated")
+    agent_docker_host: str = Field(
+        "", description="address of the Docker engine; empty means DOCKER_HOST, or its socket"
+    )
     agent_cpu: str = Field("", description="cores to offer, for example 4; empty means what the host has")
     agent_mem: str = Field(
         "", description="memory to offer, for example 16g; empty means what the host has less 512 MiB"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from contextlib import suppress
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
+from temporalio.exceptions import TimeoutError as NotInTime
 
 from moorage.contracts import names
 from moorage.contracts.activities import (
@@ -30,6 +33,7 @@ class AgentWorkflow:
         self._info: AgentInfo | None = None
         self._report: AgentReport | None = None
         self._drain = False
+        self._retired = False
         self._presence: workflow.ActivityHandle[None] | None = None
 
     @workflow.signal
@@ -44,6 +48,10 @@ class AgentWorkflow:
     def drain(self) -> None:
         self._drain = True
 
+    @workflow.signal
+    def retire(self) -> None:
+        self._retired = True
+
     @workflow.run
     async def run(self, agent_id: str, known: AgentInfo | None = None) -> None:
         while True:
@@ -51,7 +59,12 @@ class AgentWorkflow:
             if self._registered is not None:
                 await self._welcome(self._registered)
             elif self._presence_ended():
-                await self._mourn(agent_id)
+                if not await self._comes_back():
+                    await self._mourn(agent_id)
+            elif self._retired:
+                if self._presence is None:
+                    return  # a node that comes back all the same begins a new one
+                self._retired = False
             elif self._drain:
                 await self._empty(agent_id)
             elif self._report is not None:
@@ -62,6 +75,7 @@ class AgentWorkflow:
     async def _welcome(self, info: AgentInfo) -> None:
         """The node takes work from here on. A new process of the agent replaces the presence of the old one."""
         self._registered = None
+        self._retired = False
         try:
             await workflow.execute_local_activity_method(
                 AgentActivities.register_agent,
@@ -96,6 +110,20 @@ class AgentWorkflow:
             ]
         )
         await self._compare(AgentReport(info.agent_id, info.incarnation, info.containers))
+
+    async def _comes_back(self) -> bool:
+        """True if the node has registered meanwhile. Waits for that only when its silence was noticed late.
+
+        Then Temporal itself was away: nobody's heartbeat came through, and each node is given the time to call again.
+        """
+        assert self._presence is not None
+        ended = self._presence
+        silent_s = workflow.time() - _last_beat(None if ended.cancelled() else ended.exception())
+        if silent_s > options.NOTICED_LATE_S and workflow.patched("noticed-late"):
+            workflow.set_current_details(f"**silent** for {silent_s:.0f} s, as Temporal was away; it may call again")
+            with suppress(TimeoutError):
+                await workflow.wait_condition(lambda: self._registered is not None, timeout=options.CALLS_AGAIN)
+        return self._registered is not None
 
     async def _mourn(self, agent_id: str) -> None:
         """Nothing more is placed on the node, and each session on it is told."""
@@ -154,4 +182,13 @@ class AgentWorkflow:
         return self._presence is not None and self._presence.done()
 
     def _nothing_waits(self) -> bool:
-        return self._registered is None and self._report is None and not self._drain and not self._presence_ended()
+        asked = self._drain or self._retired
+        return self._registered is None and self._report is None and not asked and not self._presence_ended()
+
+
+def _last_beat(error: BaseException | None) -> float:
+    """When its node last said that it was there, by the node's clock; in no way late if it never did."""
+    cause = error.cause if isinstance(error, ActivityError) else None
+    details = cause.last_heartbeat_details if isinstance(cause, NotInTime) else ()
+    said = details[0] if details else None
+    return float(said["at"]) if isinstance(said, dict) and "at" in said else math.inf

@@ -65,6 +65,11 @@ PRESENCE_HEARTBEAT = timedelta(seconds=15)
 PRESENCE_TIMEOUT = timedelta(days=3650)
 PRESENCE_RETRY = RetryPolicy(maximum_attempts=1)
 
+# Temporal notices a silent node at once. When it was away itself, all nodes seem silent when it is back: an agent tries
+# again every 5 s at most, and registers when its old presence is refused. A node's clock may be a few seconds behind.
+NOTICED_LATE_S = PRESENCE_HEARTBEAT.total_seconds() + 7
+CALLS_AGAIN = timedelta(seconds=15)
+
 # Telling the sessions of a lost node: one signal each.
 MESSAGES_TIMEOUT = timedelta(seconds=120)
 

@@ -243,7 +243,7 @@ class SessionWorkflow:
             return Ending(_S.TERMINATED, reason, f"ran for {limit_s:g} s, its limit", SessionResult.FAILURE)
         exit = self._told.first_exit()
         if exit is not None:
-            return ending_of(exit)
+            return ending_of(exit, self._told.mem_limit(exit.kernel_id))
         return self._interruption() if self._told.interrupted() else None
 
     def _interruption(self) -> Ending:

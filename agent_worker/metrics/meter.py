@@ -81,7 +81,8 @@ class Meter:
                 _log.warning("nothing was measured", error=_words(error))
             self._woken.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._pause_s())
+                async with asyncio.timeout(self._pause_s()):
+                    await self._woken.wait()
 
     async def look(self) -> None:
         """One round: whatever is due."""

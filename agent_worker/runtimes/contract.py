@@ -32,6 +32,10 @@ class CreateRefused(RuntimeRefusal):
     """This container can't be made or started here."""
 
 
+class RuntimeAway(OSError):
+    """The runtime does not answer; what was asked of it may have been done."""
+
+
 class GoesOn(TimeoutError):
     """A command took too long and could not be ended. `runs` tells whether it still goes on."""
 
@@ -85,7 +89,7 @@ class Runtime(ABC):
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         """The container of (kernel, attempt) exists, has what is reserved, and was started; an existing one is adopted.
 
-        ImageMissing, or CreateRefused with no container left.
+        One that has ended is not started again. ImageMissing, or CreateRefused with no container of ours left.
         """
 
     @abstractmethod

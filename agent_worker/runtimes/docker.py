@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -18,9 +17,11 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import CancellableStream, Mount, Ulimit
+from docker.utils import kwargs_from_env
 
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
+from agent_worker.runtimes.adoption import adopted, exit_of
 from agent_worker.runtimes.contract import (
     Checked,
     CreateRefused,
@@ -29,11 +30,13 @@ from agent_worker.runtimes.contract import (
     ImageMissing,
     PullFailed,
     Runtime,
+    RuntimeAway,
     Started,
 )
 from agent_worker.runtimes.devices import devices
 from agent_worker.runtimes.egress import Egress
-from agent_worker.runtimes.inspected import age_s, check_of, own_values, words_of
+from agent_worker.runtimes.ends import Heard, final_state
+from agent_worker.runtimes.inspected import age_s, check_of, own_values, well_labelled, words_of
 from agent_worker.runtimes.namespaces import Namespaces
 from agent_worker.runtimes.network_upkeep import tend
 from agent_worker.runtimes.networks import Networks, network
@@ -111,14 +114,20 @@ def container_name(kernel_id: str, attempt: int) -> str:
 
 class DockerRuntime(Runtime):
     def __init__(
-        self, agent_id: str, *, cluster: str = "moorage", namespaces: int = 0, egress_deny: Sequence[str] = ()
+        self,
+        agent_id: str,
+        *,
+        cluster: str = "moorage",
+        namespaces: int = 0,
+        egress_deny: Sequence[str] = (),
+        engine: str = "",
     ) -> None:
-        """`namespaces` are kept ready for the next starts. The engine is that of DOCKER_HOST."""
+        """`namespaces` are kept ready for the next starts. `engine` is its address, DOCKER_HOST's by default."""
         self._node = names.node_label(cluster, agent_id)
-        engine = docker.utils.kwargs_from_env()
-        self._client = docker.APIClient(version="auto", timeout=120, **engine)
+        address = kwargs_from_env() | ({"base_url": engine} if engine else {})
+        self._client = docker.APIClient(version="auto", timeout=120, **address)
         # A quiet log or event stream is no failure: no read timeout.
-        self._streams = docker.APIClient(version=self._client.api_version, timeout=None, **engine)
+        self._streams = docker.APIClient(version=self._client.api_version, timeout=None, **address)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
         self._closing = threading.Event()
@@ -193,7 +202,11 @@ class DockerRuntime(Runtime):
         except APIError as error:
             if error.status_code != 409:
                 raise CreateRefused(words_of(error)) from None
-            container_id = str(self._client.inspect_container(name)["Id"])
+            there = self._client.inspect_container(name)
+            started = adopted(there, spec, labels(spec, self._node))
+            if started is not None:
+                return started
+            container_id = str(there["Id"])
         self.secret_files.hand_over(spec, lambda: self._user_of(container_id))
         return self._start(container_id, spec)
 
@@ -208,8 +221,7 @@ class DockerRuntime(Runtime):
         return user_of(user, passwd)
 
     def _start(self, container_id: str, spec: KernelSpec) -> Started:
-        """Starts it, unless it ran already in an earlier try of this step."""
-        found = None
+        """Starts one that never ran."""
         try:
             self._client.start(container_id)
         except APIError as error:
@@ -219,8 +231,8 @@ class DockerRuntime(Runtime):
                 with suppress(APIError):
                     self._client.remove_container(container_id, force=True, v=True)
                 raise CreateRefused(words_of(error)) from None
-        if found is not None and found["State"]["Status"] == "exited":
-            return Started(container_id, _exit(spec.kernel_id, spec.attempt, found))
+            if state["Status"] == "exited":
+                return Started(container_id, exit_of(spec.kernel_id, spec.attempt, state))
         return Started(container_id)
 
     async def pull(self, image: str, progress: Callable[[str], None]) -> None:
@@ -238,8 +250,8 @@ class DockerRuntime(Runtime):
             with suppress(NotFound):
                 if container.state != "exited":
                     self._end(container.container_id, grace_s)
-                found = self._client.inspect_container(container.container_id)
-                return _exit(container.kernel_id, container.attempt, found)
+                state = self._client.inspect_container(container.container_id)["State"]
+                return exit_of(container.kernel_id, container.attempt, state)
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
 
         if grace_s > 0:
@@ -294,7 +306,7 @@ class DockerRuntime(Runtime):
     def _list(self, wanted: dict[str, str]) -> list[ContainerSeen]:
         filters = {"label": [*self._ours(), *(f"{label}={value}" for label, value in wanted.items())]}
         found = self._client.containers(all=True, filters=filters)
-        return [self._seen(one) for one in found if _well_labelled(one["Labels"])]
+        return [self._seen(one) for one in found if well_labelled(one["Labels"])]
 
     def _ours(self) -> list[str]:
         """Docker's filter for this agent's containers."""
@@ -304,8 +316,8 @@ class DockerRuntime(Runtime):
         state, exit = str(found["State"]), None
         if state in ("exited", "dead"):
             with suppress(NotFound):
-                raw = self._client.inspect_container(found["Id"])
-                exit = _exit(found["Labels"][names.LABEL_KERNEL], int(found["Labels"][names.LABEL_ATTEMPT]), raw)
+                raw = self._client.inspect_container(found["Id"])["State"]
+                exit = exit_of(found["Labels"][names.LABEL_KERNEL], int(found["Labels"][names.LABEL_ATTEMPT]), raw)
         return ContainerSeen(
             found["Labels"][names.LABEL_SESSION],
             found["Labels"][names.LABEL_KERNEL],
@@ -337,7 +349,7 @@ class DockerRuntime(Runtime):
     async def checked(self) -> list[Checked]:
         filters = {"label": [*self._ours(), names.LABEL_HEALTH], "status": ["running"]}
         found = await self._call(lambda: self._client.containers(filters=filters))
-        checks = [(one, check_of(one["Labels"])) for one in found if _well_labelled(one["Labels"])]
+        checks = [(one, check_of(one["Labels"])) for one in found if well_labelled(one["Labels"])]
         return [Checked(self._seen(one), check, age_s(one["Created"])) for one, check in checks if check]
 
     async def given(self, container: ContainerSeen) -> set[str]:
@@ -355,7 +367,7 @@ class DockerRuntime(Runtime):
     async def written(self) -> list[tuple[ContainerSeen, int]]:
         def look() -> list[tuple[ContainerSeen, int]]:
             found = self._client.containers(size=True, filters={"label": self._ours(), "status": "running"})
-            return [(self._seen(one), int(one.get("SizeRw") or 0)) for one in found if _well_labelled(one["Labels"])]
+            return [(self._seen(one), int(one.get("SizeRw") or 0)) for one in found if well_labelled(one["Labels"])]
 
         return await self._call(look)
 
@@ -366,34 +378,33 @@ class DockerRuntime(Runtime):
         return None
 
     async def exits(self) -> AsyncIterator[Exited]:
-        told_ns = 0  # Docker's time of the last event that was passed on; asked for again after a break
+        heard = Heard()
         while not self._closing.is_set():
             try:
-                async with aclosing(self._stream(partial(self._ends, told_ns))) as events:
+                async with aclosing(self._stream(partial(self._ends, heard.since))) as events:
                     async for event in events:
-                        if event["timeNano"] <= told_ns:
+                        if not heard.is_new(event):
                             continue
                         attributes = event["Actor"]["Attributes"]
-                        if not _well_labelled(attributes):
+                        if not well_labelled(attributes):
                             continue
                         kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
-                        found = await self._call(partial(self._as_it_ended, event))
-                        told_ns = event["timeNano"]
-                        yield Exited(attributes[names.LABEL_SESSION], _exit(kernel_id, attempt, found))
+                        state = await self._call(partial(self._final_state, event))
+                        heard.note(event)
+                        yield Exited(attributes[names.LABEL_SESSION], exit_of(kernel_id, attempt, state))
             except (DockerException, requests.RequestException, OSError):
                 pass
             await asyncio.sleep(0.5)
 
-    def _ends(self, after_ns: int) -> Any:
+    def _ends(self, since: int) -> Any:
         filters = {"type": "container", "event": ["die"], "label": self._ours()}
-        return self._streams.events(since=after_ns // 1_000_000_000 or None, decode=True, filters=filters)
+        return self._streams.events(since=since, decode=True, filters=filters)
 
-    def _as_it_ended(self, event: dict[str, Any]) -> dict[str, Any]:
-        """The container; what the event alone says of it if it is gone already."""
-        try:
-            return dict(self._client.inspect_container(event["id"]))
-        except NotFound:
-            return {"State": {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 0))}}
+    def _final_state(self, event: dict[str, Any]) -> dict[str, Any]:
+        state = None
+        with suppress(NotFound):
+            state = self._client.inspect_container(event["id"])["State"]
+        return final_state(event, state)
 
     async def tend(self) -> None:
         await asyncio.gather(self.namespaces.tend(), self._sweep_files(), tend(self.networks, self.egress, self._call))
@@ -419,7 +430,10 @@ class DockerRuntime(Runtime):
             client.close()
 
     async def _call(self, blocking: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
+        except requests.ConnectionError as error:
+            raise RuntimeAway(f"Docker does not answer: {error}") from error
 
     async def _stream(self, opened: Callable[[], Iterable[Any]]) -> AsyncGenerator[Any, None]:
         """Items of a blocking iterator, read by a thread of its own; its connection is closed with the generator."""
@@ -468,22 +482,6 @@ def _hang_up(source: list[Any]) -> None:
         if isinstance(stream, CancellableStream):
             with suppress(OSError, AttributeError):
                 stream.close()
-
-
-def _exit(kernel_id: str, attempt: int, inspected: dict[str, Any]) -> KernelExit:
-    state, limit = inspected["State"], inspected.get("HostConfig", {}).get("Memory") or None
-    oom = bool(state.get("OOMKilled"))
-    return KernelExit(kernel_id, attempt, int(state["ExitCode"]), oom, at=time.time(), mem_limit=limit)
-
-
-def _well_labelled(labels: dict[str, str]) -> bool:
-    """What somebody labelled by hand with other words is not ours, and must not stop the reports of what is."""
-    try:
-        uuid.UUID(labels[names.LABEL_SESSION])
-        uuid.UUID(labels[names.LABEL_KERNEL])
-    except ValueError:
-        return False
-    return labels[names.LABEL_ATTEMPT].isdecimal()
 
 
 def _repository_and_tag(image: str) -> tuple[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,16 @@ _PUBLIC = frozenset(
     | {f"BACKENDAI_CLUSTER_{name}" for name in ("ROLE", "IDX", "HOST", "HOSTS", "SIZE")}
     | {"MOORAGE_DEVICES", "MOORAGE_SSH_DIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
 )
+
+
+def well_labelled(labels: dict[str, str]) -> bool:
+    """What somebody labelled by hand with other words is not ours, and must not stop the reports of what is."""
+    try:
+        uuid.UUID(labels[names.LABEL_SESSION])
+        uuid.UUID(labels[names.LABEL_KERNEL])
+    except ValueError:
+        return False
+    return labels[names.LABEL_ATTEMPT].isdecimal()
 
 
 def words_of(error: APIError) -> str:

@@ -89,8 +89,10 @@ class Namespaces:
             except (DockerException, requests.RequestException, OSError) as error:
                 _log.warning("no namespaces are made ahead", error=str(error)[:200])
             self._woken.clear()
+            # Not wait_for: before Python 3.12 it loses a cancel that comes with the event.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), _SWEEP_S)
+                async with asyncio.timeout(_SWEEP_S):
+                    await self._woken.wait()
 
     async def upkeep(self) -> None:
         """Those that nobody uses are removed, and as many as wanted are ready."""
@@ -113,7 +115,13 @@ class Namespaces:
 
     def _sweep(self) -> None:
         label = f"{names.LABEL_NAMESPACE}={self._node}"
-        held = {one["Id"] for one in self._client.containers(all=True, filters={"label": label})}
+        found = self._client.containers(all=True, filters={"label": label})
+        held = {one["Id"] for one in found}
+        running = {one["Id"] for one in found if one["State"] == "running"}
+        # A restart of Docker ends those that wait, or somebody removed them.
+        for dead in set(self._ready) - running:
+            with suppress(ValueError):  # taken meanwhile
+                self._ready.remove(dead)
         label = f"{names.LABEL_AGENT}={self._node}"
         users = self._client.containers(all=True, filters={"label": label})
         used = {str(one["HostConfig"]["NetworkMode"]).removeprefix("container:") for one in users}

@@ -76,11 +76,14 @@ class SecretFiles:
         if not spec.files:
             return []
         folder = self._own_folder() / name
-        folder.mkdir(mode=0o700, exist_ok=True)
         mounts = []
-        for number, (path, content) in enumerate(sorted(spec.files.items())):
-            _put(folder / str(number), base64.b64decode(content))
-            mounts.append(Mount(path, str(folder / str(number)), type="bind", read_only=True))
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for number, (path, content) in enumerate(sorted(spec.files.items())):
+                _put(folder / str(number), base64.b64decode(content))
+                mounts.append(Mount(path, str(folder / str(number)), type="bind", read_only=True))
+        except OSError as error:
+            raise CreateRefused(f"this node has no memory for secret files: {error.strerror}") from None
         return mounts
 
     def _own_folder(self) -> Path:
@@ -124,9 +127,15 @@ def _number(text: str) -> int:
 
 
 def _put(file: Path, content: bytes) -> None:
-    """A file that is there already was written by an earlier try, and may be mounted."""
+    """A file that is there already was written by an earlier try, and may be mounted.
+
+    Whole or not at all: half a file that a killed agent left can't be opened for writing by its owner.
+    """
     if file.exists() and file.read_bytes() == content:
         return
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o400)
+    partial = file.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(content)
+    partial.replace(file)

@@ -71,8 +71,7 @@ class _Container:
         return not self.has_ended() and since_s <= age_s and (until_s is None or age_s < until_s)
 
     def exit(self) -> KernelExit:
-        ended, limit = self.ends or time.time(), self.slots.get(MEM)
-        return KernelExit(self.kernel_id, self.attempt, self.exit_code, self.oom, at=ended, mem_limit=limit)
+        return KernelExit(self.kernel_id, self.attempt, self.exit_code, self.oom, at=self.ends or time.time())
 
     def seen(self) -> ContainerSeen:
         ended = self.has_ended()

@@ -24,6 +24,7 @@ class ContainerSeen:
     exit_code: int | None = None
     oom_killed: bool = False
     devices: list[str] = field(default_factory=list)  # ids of those that it holds
+    fenced: bool = False  # its node stopped it, cut off for too long
 
 
 @dataclass(frozen=True, slots=True)

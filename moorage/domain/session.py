@@ -154,7 +154,6 @@ class KernelExit:
     gone: bool = False
     at: float = 0.0  # seconds since 1970, the node's clock
     over_disk: str = ""  # killed by its node for what it wrote to its disk: in words with numbers
-    mem_limit: int | None = None  # bytes; None if there was none, or it is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +182,11 @@ class Transition:
     data: dict[str, str] = field(default_factory=dict)
 
 
-def ending_of(exit: KernelExit) -> Ending:
-    """The ending that a container's own exit means. Docker reports death by signal n as exit code 128 + n."""
+def ending_of(exit: KernelExit, mem_limit: int | None = None) -> Ending:
+    """The ending that a container's own exit means. Docker reports death by signal n as exit code 128 + n.
+
+    `mem_limit` is what it was allowed, in bytes.
+    """
     code = exit.exit_code
     if exit.gone or code is None:
         return Ending(_S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE)
@@ -192,16 +194,16 @@ def ending_of(exit: KernelExit) -> Ending:
         return Ending(_S.TERMINATED, Reason.DISK_EXCEEDED, exit.over_disk, SessionResult.FAILURE, code)
     if code == 0:
         # Docker's mark for memory stays for good, even if the session has got over it.
-        words = f"exit code 0; a process of it was {_out_of_memory(exit)}" if exit.oom_killed else "exit code 0"
+        words = f"exit code 0; a process of it was {_out_of_memory(mem_limit)}" if exit.oom_killed else "exit code 0"
         return Ending(_S.TERMINATED, Reason.SELF_TERMINATED, words, SessionResult.SUCCESS, code)
-    return Ending(_S.TERMINATED, *_failed(exit, code), SessionResult.FAILURE, code)
+    return Ending(_S.TERMINATED, *_failed(exit, code, mem_limit), SessionResult.FAILURE, code)
 
 
-def _failed(exit: KernelExit, code: int) -> tuple[Reason, str]:
+def _failed(exit: KernelExit, code: int, mem_limit: int | None) -> tuple[Reason, str]:
     if exit.oom_killed:
         if code == _KILLED:
-            return Reason.OOM_KILLED, _out_of_memory(exit)
-        return Reason.OOM_KILLED, f"exit code {code}, after a process of it was {_out_of_memory(exit)}"
+            return Reason.OOM_KILLED, _out_of_memory(mem_limit)
+        return Reason.OOM_KILLED, f"exit code {code}, after a process of it was {_out_of_memory(mem_limit)}"
     if code == _KILLED:
         return Reason.SIGNALLED, "killed (SIGKILL), not for memory: from outside, or by a process of its own"
     if 128 < code < 160:
@@ -209,10 +211,10 @@ def _failed(exit: KernelExit, code: int) -> tuple[Reason, str]:
     return Reason.SELF_TERMINATED, f"exit code {code}{_MEANS.get(code, '')}"
 
 
-def _out_of_memory(exit: KernelExit) -> str:
-    if exit.mem_limit is None:
+def _out_of_memory(limit: int | None) -> str:
+    if limit is None:
         return "killed for memory: it needed more than its limit"
-    return f"killed for memory: it used {format_slot(MEM, exit.mem_limit)}, its limit, and needed more"
+    return f"killed for memory: it used {format_slot(MEM, limit)}, its limit, and needed more"
 
 
 def _signal(number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from agent_worker.activities import NodeKernels
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.probes import Prober
-from agent_worker.runtimes.contract import Runtime
+from agent_worker.proofs import Proofs
+from agent_worker.runtimes.contract import Runtime, RuntimeAway
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
 from moorage.contracts import activities as contract
@@ -104,7 +106,8 @@ async def test_destroying_twice_is_the_same_as_once(runtime: Runtime, kept_logs:
     kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
     await _create(kernels, spec)
     first = await _destroy(kernels, spec)
-    assert await _destroy(kernels, spec) == Destroyed(spec.kernel_id, 0, existed=False, usage=first.usage)
+    assert first.existed
+    assert await _destroy(kernels, spec) == first
 
 
 async def test_destroying_tells_what_the_kernel_used(runtime: Runtime, kept_logs: KeptLogs, agent_id: str) -> None:
@@ -128,6 +131,56 @@ async def test_a_runtime_that_measures_nothing_keeps_no_container_from_its_end(
     await _create(kernels, spec)
     destroyed = await _destroy(kernels, spec)
     assert (destroyed.existed, destroyed.usage) == (True, None)
+
+
+async def test_a_disk_that_takes_nothing_keeps_no_container_from_its_end(
+    runtime: Runtime, agent_id: str, tmp_path: Path
+) -> None:
+    (tmp_path / "full").write_text("a file in the place of a folder: nothing can be written below it")
+    kernels = NodeKernels(
+        runtime, KeptLogs(tmp_path / "full", cap_bytes=1000), proofs=Proofs(tmp_path / "full" / "proofs")
+    )
+    spec = a_spec(agent_id=agent_id)
+    await _create(kernels, spec)
+    destroyed = await _destroy(kernels, spec)
+    assert (destroyed.existed, destroyed.log_bytes) == (True, 0)
+    assert await runtime.containers() == []
+    assert (await _refusal(kernels, spec)).type == contract.KERNEL_STOPPED
+
+
+async def test_a_log_that_never_ends_keeps_no_container_from_its_end(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(container: object, *, follow: bool) -> AsyncIterator[bytes]:
+        yield b"half"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(simulated_runtime, "logs", endless)
+    monkeypatch.setattr("agent_worker.activities._KEEP_LOG_S", 0.05)
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), a_spec()
+    await _create(kernels, spec)
+    assert (await _destroy(kernels, spec)).log_bytes == 0
+    assert await simulated_runtime.containers() == []
+
+
+async def test_a_runtime_that_is_away_for_a_moment_is_waited_for_and_one_that_stays_away_is_left(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, answers = simulated_runtime.create, iter([False, False, True])
+
+    async def create(spec: KernelSpec, reserved: object) -> object:
+        if not next(answers, False):
+            raise RuntimeAway("connection refused")
+        return await real(spec)
+
+    monkeypatch.setattr(simulated_runtime, "create", create)
+    monkeypatch.setattr("agent_worker.activities._ASKED_AGAIN_S", 0.01)
+    kernels = NodeKernels(simulated_runtime, kept_logs)
+    await _create(kernels, a_spec())
+    assert len(await simulated_runtime.containers()) == 1
+    monkeypatch.setattr("agent_worker.activities._AWAY_S", 0.05)
+    refusal = await _refusal(kernels, a_spec())
+    assert (refusal.type, "does not answer" in refusal.message) == (contract.CREATE_REFUSED, True)
 
 
 @pytest.mark.parametrize("attempt", [0, 1])
@@ -191,8 +244,9 @@ async def test_a_forced_destroy_does_not_wait_for_the_grace_period_of_the_first(
     polite = asyncio.create_task(_destroy(kernels, spec, grace_s=2))
     async with asyncio.timeout(1):
         assert (await _destroy(kernels, spec)).existed
+        proof = await _destroy(kernels, spec)
     assert await simulated_runtime.containers() == []
-    assert not (await polite).existed
+    assert await polite == proof
 
 
 async def test_refusals_carry_their_type_and_the_runtimes_words(

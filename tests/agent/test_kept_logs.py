@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from agent_worker.kept_logs import KeptLogs
 
 
@@ -46,3 +48,11 @@ async def test_the_newest_attempt_is_found(tmp_path: Path) -> None:
 
 def test_a_kernel_that_never_ran_here_has_no_log(tmp_path: Path) -> None:
     assert KeptLogs(tmp_path, cap_bytes=100).newest("s", "k") is None
+
+
+async def test_on_a_full_disk_nothing_of_a_log_is_left(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "k-0.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        await KeptLogs(tmp_path, cap_bytes=100).keep("s", "k", 0, _chunks(b"words"))
+    assert list((tmp_path / "s").iterdir()) == []

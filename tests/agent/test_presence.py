@@ -13,13 +13,17 @@ from typing import Any, cast
 
 import pytest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
 
 from agent_worker.accelerators.simulated import Simulated, simulated_devices
 from agent_worker.inventory import Inventory
 from agent_worker.presence import NodePresence
 from agent_worker.runtimes.simulated import SimulatedRuntime
-from moorage.contracts.activities import AgentReport
+from moorage.contracts.activities import AgentReport, Presence
 from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.session import KernelExit
+from tests.agent.specs import a_spec
 from tests.support.builders import an_agent
 
 
@@ -30,8 +34,12 @@ class ControlPlane:
         self.service_client = self
         self.registered: asyncio.Queue[AgentInfo] = asyncio.Queue()
         self.reports: asyncio.Queue[AgentReport] = asyncio.Queue()
+        self.exits: asyncio.Queue[KernelExit] = asyncio.Queue()
+        self.reached = True
 
     async def check_health(self, *, timeout: timedelta) -> bool:
+        if not self.reached:
+            raise RPCError("unreachable", RPCStatusCode.UNAVAILABLE, b"")
         return True
 
     async def start_workflow(self, name: str, **options: Any) -> None:
@@ -40,9 +48,13 @@ class ControlPlane:
     def get_workflow_handle(self, workflow_id: str) -> ControlPlane:
         return self
 
-    async def signal(self, name: str, message: AgentReport, *, rpc_timeout: timedelta) -> None:
-        assert name == "report"
-        self.reports.put_nowait(message)
+    async def signal(self, name: str, message: AgentReport | KernelExit, *, rpc_timeout: timedelta) -> None:
+        if isinstance(message, AgentReport):
+            assert name == "report"
+            self.reports.put_nowait(message)
+        else:
+            assert name == "kernel_exited"
+            self.exits.put_nowait(message)
 
 
 class Node:
@@ -89,6 +101,45 @@ async def test_a_change_of_health_is_reported_before_the_next_report_is_due(node
         node.happens()
         await node.inventory.look()
         assert ill(await node.control.reports.get()) == {}
+    await _ended(speaking)
+
+
+async def test_what_the_node_stopped_cut_off_is_reported_as_that_and_told_as_no_end(
+    node: Node, simulated_runtime: SimulatedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_worker.presence._REPORT_S", 0.05)
+    monkeypatch.setattr("agent_worker.presence._NO_CONTACT_S", 0.01)
+    moves, ends = a_spec(on_node_loss="requeue"), a_spec(MOORAGE_SIM_RUN_S="0.5")
+    await simulated_runtime.create(moves)
+    node.control.reached = False
+    speaking = asyncio.create_task(node.presence.run(fence_s=0.2))
+    async with asyncio.timeout(10):
+        while not any(one.fenced for one in (await node.control.reports.get()).containers):
+            pass
+        await simulated_runtime.create(ends)
+        assert (await node.control.exits.get()).kernel_id == ends.kernel_id
+        # What has ended is about to be removed: until then each report says it, though nothing changes.
+        while len(seen := (await node.control.reports.get()).containers) < 2:
+            pass
+        again = (await node.control.reports.get()).containers
+        assert {one.kernel_id: one.fenced for one in again} == {moves.kernel_id: True, ends.kernel_id: False}
+    assert len(seen) == 2
+    assert node.control.exits.empty()
+    await _ended(speaking)
+
+
+async def test_a_node_whose_presence_is_given_up_registers_at_once(node: Node) -> None:
+    speaking = asyncio.create_task(node.presence.run(fence_s=1000))
+    async with asyncio.timeout(5):
+        registered = await node.control.registered.get()
+        environment, beaten = ActivityEnvironment(), asyncio.Event()
+        environment.on_heartbeat = lambda *_: beaten.set()
+        presence = Presence(registered.agent_id, registered.incarnation)
+        holding = asyncio.create_task(environment.run(node.presence.hold_presence, presence))
+        await beaten.wait()
+        environment.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+        assert await node.control.registered.get() == registered
     await _ended(speaking)
 
 

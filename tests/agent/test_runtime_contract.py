@@ -254,12 +254,3 @@ async def test_what_a_container_was_given_is_known_and_nothing_that_all_have(run
     assert await runtime.given(seen) == {"hunter2", "hunter3"}
     await runtime.remove(seen)
     assert await runtime.given(seen) == set()
-
-
-async def test_a_kill_for_memory_names_the_limit(runtime: Runtime, agent_id: str) -> None:
-    hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1")
-    spec = a_spec(*hog, agent_id=agent_id, mem=16 * MIB, MOORAGE_SIM_OOM="1", MOORAGE_SIM_RUN_S="0.1")
-    waiting = asyncio.create_task(_exit_of(runtime, spec))
-    await runtime.create(spec)
-    exit = (await waiting).exit
-    assert (exit.exit_code, exit.oom_killed, exit.mem_limit) == (137, True, 16 * MIB)

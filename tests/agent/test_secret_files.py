@@ -63,6 +63,32 @@ async def test_they_are_there_before_the_command_and_readable_by_its_user_alone(
     assert b"Read-only file system" in said
 
 
+def test_where_they_cannot_be_written_the_node_says_so_and_keeps_none(files: SecretFiles) -> None:
+    spec = a_spec(files={KEY: b"hunter2"})
+    with files.written(spec):
+        pass  # makes the folder
+    files.remove(spec.kernel_id, 0)
+    (files.folder / f"{spec.kernel_id}-0").write_text("in the way")
+    with (
+        pytest.raises(CreateRefused, match="this node has no memory for secret files: File exists"),
+        files.written(spec),
+    ):
+        raise AssertionError("it must not come so far")
+
+
+def test_half_a_file_that_a_killed_agent_left_is_written_anew(files: SecretFiles) -> None:
+    spec = a_spec(files={KEY: b"hunter2"})
+    with files.written(spec) as [mount]:
+        whole = Path(mount["Source"])
+    half = whole.with_suffix(".partial")
+    half.write_bytes(b"hun")
+    half.chmod(0o400)
+    whole.unlink()
+    with files.written(spec):
+        assert whole.read_bytes() == b"hunter2"
+        assert not half.exists()
+
+
 @needs_docker
 async def test_a_user_of_the_image_owns_them(docker_runtime: DockerRuntime, agent_id: str, user_image: str) -> None:
     await docker_runtime.create(a_spec(agent_id=agent_id, image=user_image, files={KEY: b"hunter2"}))

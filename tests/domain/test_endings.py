@@ -31,20 +31,20 @@ def test_an_exit_code_says_what_it_means(code: int, reason: Reason, words: str) 
 
 
 def test_a_kill_for_memory_names_the_limit() -> None:
-    ending = ending_of(KernelExit("k", 0, 137, oom_killed=True, mem_limit=256 * MIB))
+    ending = ending_of(KernelExit("k", 0, 137, oom_killed=True), 256 * MIB)
     assert (ending.reason, ending.result) == (Reason.OOM_KILLED, SessionResult.FAILURE)
     assert ending.message == "killed for memory: it used 256 MiB, its limit, and needed more"
     assert ending_of(KernelExit("k", 0, 137, True)).message == "killed for memory: it needed more than its limit"
 
 
 def test_a_child_that_was_killed_for_memory_is_told_apart_from_the_command() -> None:
-    ending = ending_of(KernelExit("k", 0, 1, oom_killed=True, mem_limit=32 * MIB))
+    ending = ending_of(KernelExit("k", 0, 1, oom_killed=True), 32 * MIB)
     assert ending.reason == Reason.OOM_KILLED
     assert ending.message.startswith("exit code 1, after a process of it was killed for memory: it used 32 MiB")
 
 
 def test_a_session_that_got_over_a_kill_for_memory_has_succeeded() -> None:
-    ending = ending_of(KernelExit("k", 0, 0, oom_killed=True, mem_limit=32 * MIB))
+    ending = ending_of(KernelExit("k", 0, 0, oom_killed=True), 32 * MIB)
     assert (ending.reason, ending.result) == (Reason.SELF_TERMINATED, SessionResult.SUCCESS)
     assert ending.message.startswith("exit code 0; a process of it was killed for memory")
 
