@@ -62,5 +62,5 @@ def test_a_crash_loop_ends_as_an_error_with_its_last_lines(cluster: Cluster) -> 
     looping = cluster.submit(*command, type="interactive", env={"TOKEN": "hunter2"}, **policy)
     ended = cluster.wait_for(looping, "ERROR")
     assert (ended["reason"], ended["exit_code"], ended["restarts"]) == ("crash-loop", 3, 1)
-    assert ended["status_info"] == "exit code 3; it was started again 1 times, and not once more"
+    assert ended["status_info"] == "exit code 3; it was started again once, and not once more"
     assert ended["last_lines"] == "token [hidden]\nout of ideas"
