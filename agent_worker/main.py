@@ -27,6 +27,7 @@ from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
 from agent_worker.presence import NodePresence
+from agent_worker.probes import Prober
 from agent_worker.proofs import Proofs
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
@@ -136,12 +137,15 @@ async def run(settings: Settings) -> None:
     disk = DiskWatch(runtime, settings.agent_disk_bytes)
     fence = Fence(runtime, settings.agent_data_dir / "fenced.json")
     presence = NodePresence(client, runtime, info, inventory, fence, explained=disk.explained)
+    prober = Prober(runtime, presence.tell_health)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, proofs=proofs)),
+            *registered(
+                KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, prober=prober, proofs=proofs)
+            ),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -156,12 +160,13 @@ async def run(settings: Settings) -> None:
         tending = asyncio.create_task(runtime.tend())
         watching = asyncio.create_task(inventory.watch())
         metering = asyncio.create_task(meter.run())
+        probing = asyncio.create_task(prober.run())
         weighing = asyncio.create_task(disk.run())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, watching, metering, weighing, serving}
+        parts = {speaking, tending, watching, metering, weighing, probing, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending, watching, metering, weighing):
+        for task in (waiting, speaking, tending, watching, metering, weighing, probing):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

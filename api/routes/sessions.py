@@ -83,6 +83,8 @@ async def show(
     row = await sessions.find(parts.engine, who, ref)
     if wait_from is not None:
         row = await _changed(parts, row, wait_from, wait_s)
+        if row["status"] in TERMINAL:
+            row = await sessions.find(parts.engine, who, str(row["id"]))
     return _Json(shown(row, parts))
 
 
