@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from api.idle_schemas import AskIdle
 from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
@@ -98,6 +99,7 @@ class CreateSession(BaseModel):
     preemptible: bool = True
     job_priority: int = Field(default=0, ge=-1_000_000, le=1_000_000, description="who may preempt whom")
     network: NetworkPolicy = Field(default=NetworkPolicy.OPEN, description="what it may reach")
+    idle: AskIdle | None = Field(default=None, description="when it is stopped because nobody uses it")
 
     @model_validator(mode="after")
     def _batch_has_a_command(self) -> CreateSession:
@@ -153,6 +155,7 @@ class CreateSession(BaseModel):
             agents=self.agents,
             preemptible=self.preemptible,
             job_priority=self.job_priority,
+            idle_wish=self.idle.wish() if self.idle is not None else None,
             idempotency_key=idempotency_key,
             idempotency_hash=idempotency_hash,
             network=self.network,
@@ -181,6 +184,19 @@ def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
                 code="exclusive-slots",
             )
     return slots
+
+
+def parse_span(field: str, words: str) -> float:
+    """Seconds, more than none and at most a year."""
+    span = _SPAN.fullmatch(words.strip())
+    seconds = float(span[1]) * _UNITS[span[2]] if span is not None else 0.0
+    if not 0 < seconds <= LONGEST_S:
+        raise InvalidRequest(
+            f"{field} {words[:80]!r} is no length of time; allowed is for example 90s, 10m, 2h or 1d, up to 365d",
+            code="malformed-time",
+            data={"field": field},
+        )
+    return seconds
 
 
 def parse_not_before(words: str) -> datetime:
