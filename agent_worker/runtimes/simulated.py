@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from agent_worker.idle_label import idle_label
 from agent_worker.metrics.reading import Reading, Readings
 from agent_worker.runtimes.contract import (
     CreateRefused,
@@ -55,6 +56,7 @@ class _Container:
     devices: dict[str, int] = field(default_factory=dict)
     uses: dict[str, float] = field(default_factory=dict)  # the part of it, by kind
     disk: int = 0  # bytes written
+    labels: dict[str, str] = field(default_factory=dict)
 
     def has_ended(self) -> bool:
         return self.ends is not None and self.ends <= time.time()
@@ -120,7 +122,7 @@ class SimulatedRuntime(Runtime):
         if container is None:
             container = _new(container_id, spec)
             self._containers[container_id] = container
-            self._files[container_id] = spec.files
+            self._files[container_id] = dict(spec.files)
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
@@ -162,6 +164,18 @@ class SimulatedRuntime(Runtime):
     async def containers(self) -> list[ContainerSeen]:
         self._wind_all()
         return [container.seen() for container in self._containers.values()]
+
+    async def labelled(self, label: str) -> list[tuple[ContainerSeen, str]]:
+        return [
+            (one.seen(), one.labels[label])
+            for one in self._containers.values()
+            if label in one.labels and not one.has_ended()
+        ]
+
+    async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
+        files = self._files.setdefault(container.container_id, {})
+        if text or path in files:
+            files[path] = base64.b64encode(text.encode()).decode()
 
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
@@ -275,4 +289,5 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         devices=dict(spec.devices),
         uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
         disk=int(spec.env.get("MOORAGE_SIM_DISK", 0)),
+        labels=idle_label(spec),
     )
