@@ -41,6 +41,11 @@ async def note(
                 text("UPDATE kernels SET health = :health, health_message = :message WHERE id = :id"),
                 {"id": kernel_id, "health": health, "message": message},
             )
+        if reason == Reason.IDLE_WARNING:  # where lists of sessions show it
+            await connection.execute(
+                text("UPDATE sessions SET status_info = :message WHERE id = :id"),
+                {"id": session_id, "message": message},
+            )
         await _write_line(connection, session_id, reason=reason, message=message, actor=actor, at=at)
         return True
 
