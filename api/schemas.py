@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from api.health_schemas import HealthWish, check_restarts
+from api.idle_schemas import AskIdle
 from api.words import Text as Text
 from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
@@ -95,6 +96,7 @@ class CreateSession(BaseModel):
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     max_restarts: int = Field(default=5, ge=0, le=1000, description="in a row")
     health: HealthWish | None = None
+    idle: AskIdle | None = Field(default=None, description="when it is stopped because nobody uses it")
 
     @model_validator(mode="after")
     def _batch_has_a_command(self) -> CreateSession:
@@ -154,6 +156,7 @@ class CreateSession(BaseModel):
             restart_policy=self.restart_policy,
             max_restarts=self.max_restarts,
             health=self.health.checked() if self.health else None,
+            idle_wish=self.idle.wish() if self.idle is not None else None,
             idempotency_key=idempotency_key,
             idempotency_hash=idempotency_hash,
             network=self.network,
@@ -182,6 +185,19 @@ def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
                 code="exclusive-slots",
             )
     return slots
+
+
+def parse_span(field: str, words: str) -> float:
+    """Seconds, more than none and at most a year."""
+    span = _SPAN.fullmatch(words.strip())
+    seconds = float(span[1]) * _UNITS[span[2]] if span is not None else 0.0
+    if not 0 < seconds <= LONGEST_S:
+        raise InvalidRequest(
+            f"{field} {words[:80]!r} is no length of time; allowed is for example 90s, 10m, 2h or 1d, up to 365d",
+            code="malformed-time",
+            data={"field": field},
+        )
+    return seconds
 
 
 def parse_not_before(words: str) -> datetime:

@@ -109,6 +109,14 @@ class Runtime(ABC):
         """All of ours, running or not."""
 
     @abstractmethod
+    async def labelled(self, label: str) -> list[tuple[ContainerSeen, str]]:
+        """Running ones that carry the label, with its value: what they were made with is known after a restart."""
+
+    @abstractmethod
+    async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
+        """The running container has a file with this text, for all its users. Without text it is emptied, if there."""
+
+    @abstractmethod
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         """Running ones whose session starts on another node when this one is lost."""
 

@@ -19,6 +19,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import CancellableStream, Mount, Ulimit
 from docker.utils import kwargs_from_env
 
+from agent_worker.idle_label import idle_label
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes.adoption import adopted, exit_of
@@ -40,6 +41,7 @@ from agent_worker.runtimes.inspected import age_s, check_of, own_values, well_la
 from agent_worker.runtimes.namespaces import Namespaces
 from agent_worker.runtimes.network_upkeep import tend
 from agent_worker.runtimes.networks import Networks, network
+from agent_worker.runtimes.one_file import write_file
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from agent_worker.runtimes.within import Within
 from moorage.contracts import names
@@ -90,6 +92,7 @@ def labels(spec: KernelSpec, node: str) -> dict[str, str]:
         names.LABEL_ON_NODE_LOSS: spec.on_node_loss,
         **({names.LABEL_DEVICES: ",".join(sorted(spec.devices))} if spec.devices else {}),
         **({names.LABEL_HEALTH: json.dumps(asdict(spec.health))} if spec.health else {}),
+        **idle_label(spec),
     }
 
 
@@ -297,6 +300,13 @@ class DockerRuntime(Runtime):
 
     async def containers(self) -> list[ContainerSeen]:
         return await self._call(lambda: self._list({}))
+
+    async def labelled(self, label: str) -> list[tuple[ContainerSeen, str]]:
+        found = await self._call(lambda: self._client.containers(filters={"label": [*self._ours(), label]}))
+        return [(self._seen(one), str(one["Labels"][label])) for one in found if well_labelled(one["Labels"])]
+
+    async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
+        await self._call(lambda: write_file(self._client, container.container_id, path, text))
 
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         wanted = {names.LABEL_ON_NODE_LOSS: str(NodeLossPolicy.REQUEUE)}

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from agent_worker.idle_label import idle_label
 from agent_worker.metrics.reading import Reading, Readings
 from agent_worker.runtimes.contract import (
     Checked,
@@ -62,6 +63,7 @@ class _Container:
     disk: int = 0  # bytes written
     health: dict[str, Any] | None = None  # its moorage.domain.health.HealthCheck
     well: tuple[float, float | None] = (0.0, None)  # from when until when, in seconds after the start
+    labels: dict[str, str] = field(default_factory=dict)
 
     def has_ended(self) -> bool:
         return self.ends is not None and self.ends <= time.time()
@@ -132,8 +134,8 @@ class SimulatedRuntime(Runtime):
         if container is None:
             container = _new(container_id, spec)
             self._containers[container_id] = container
-            self._files[container_id] = spec.files
             self._values[container_id] = set(spec.env.values())
+            self._files[container_id] = dict(spec.files)
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
@@ -176,6 +178,18 @@ class SimulatedRuntime(Runtime):
     async def containers(self) -> list[ContainerSeen]:
         self._wind_all()
         return [container.seen() for container in self._containers.values()]
+
+    async def labelled(self, label: str) -> list[tuple[ContainerSeen, str]]:
+        return [
+            (one.seen(), one.labels[label])
+            for one in self._containers.values()
+            if label in one.labels and not one.has_ended()
+        ]
+
+    async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
+        files = self._files.setdefault(container.container_id, {})
+        if text or path in files:
+            files[path] = base64.b64encode(text.encode()).decode()
 
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
@@ -310,6 +324,7 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         well=_well(spec.env),
         uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
         disk=int(spec.env.get("MOORAGE_SIM_DISK", 0)),
+        labels=idle_label(spec),
     )
 
 

@@ -179,7 +179,7 @@ def shown(row: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     return plain
 
 
-_MOMENTS = ("created_at", "status_changed", "started_at", "terminated_at", "not_before")
+_MOMENTS = ("created_at", "status_changed", "started_at", "terminated_at", "not_before", "kept_until")
 
 
 def _begin(parts: Parts, row: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from moorage.cli.seconds import parse_seconds
 from moorage.cli.usage import used
 from moorage.cli.wait import Watch, is_over, step
 from moorage.domain.errors import InvalidRequest
+from moorage.domain.idle import idle_words
 from moorage.domain.network import NetworkPolicy
 from moorage.domain.session import (
     DependencyPolicy,
@@ -84,6 +85,13 @@ def run(
     health_timeout: Annotated[float | None, _length("How long one check may take; 5s by default.")] = None,
     health_retries: Annotated[int | None, typer.Option(help="Failures in a row; 3 by default.")] = None,
     health_start_within: Annotated[float | None, _length("Until the first success; 60s by default.")] = None,
+    idle: Annotated[float | None, _length("Stopped when idle for so long, for example 1h.")] = None,
+    idle_cpu: Annotated[float | None, typer.Option(help="Idle is below so many percent of its cores.")] = None,
+    idle_device: Annotated[float | None, typer.Option(help="And of its devices.")] = None,
+    idle_net: Annotated[float | None, typer.Option(help="And so many bytes a second of network.")] = None,
+    idle_grace: Annotated[float | None, _length("From the warning to the stop, for example 5m.")] = None,
+    idle_dry_run: Annotated[bool | None, typer.Option("--idle-dry-run", help="Only tell when it would be.")] = None,
+    no_idle: Annotated[bool | None, typer.Option("--no-idle", help="Never; for administrators.")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Return as soon as it is queued.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -126,6 +134,16 @@ def run(
             retries=health_retries,
             start_within_s=health_start_within,
         ),
+        "idle": _given(
+            after_s=idle,
+            cpu_percent=idle_cpu,
+            device_percent=idle_device,
+            net_bps=idle_net,
+            grace_s=idle_grace,
+            dry_run=idle_dry_run,
+            exempt=no_idle,
+        )
+        or None,
     }
     body |= {key: value for key, value in wishes.items() if value is not None}
     session = client.submit(body)
@@ -184,6 +202,8 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
     )
     values |= health.facts(session) | used(values.pop("usage", None))
     values |= {"last lines": session["last_lines"]} if session.get("last_lines") else {}
+    values["idle"] = idle_words(session.get("idle"))
+    values |= used(values.pop("usage", None))
     return show.fields(values | {f"link {name}": link for name, link in links.items() if link})
 
 
@@ -296,6 +316,10 @@ def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
             (event["seq"], clock, event["to_status"], stayed, event["actor"], event["reason"], event["message"])
         )
     return rows
+
+
+def _given(**wishes: Any) -> Json:
+    return {name: value for name, value in wishes.items() if value is not None}
 
 
 def secret_use(text: str) -> str | Json:

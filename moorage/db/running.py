@@ -42,6 +42,11 @@ async def note(
         # An agent that comes back says again what it found before.
         if health and not await _set_health(connection, kernel_id, health, message):
             return True
+        if reason == Reason.IDLE_WARNING:  # where lists of sessions show it
+            await connection.execute(
+                text("UPDATE sessions SET status_info = :message WHERE id = :id"),
+                {"id": session_id, "message": message},
+            )
         words = f"{health}: {message}" if health else message
         await _write_line(connection, session_id, reason=reason, message=words, actor=actor, at=at)
         return True

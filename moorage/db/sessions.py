@@ -28,7 +28,7 @@ _COLUMNS = (
     " s.attempt, s.created_at, s.status_changed, s.started_at, s.terminated_at, s.on_node_loss, s.pending_timeout_s,"
     " s.lifetime_s, s.batch_timeout_s, s.grace_s, s.access_key, s.cluster_size, s.cluster_mode, s.not_before,"
     " s.on_dependency_failure, s.architecture, s.designated AS agents, s.preemptible, s.job_priority,"
-    " s.restart_policy, s.max_restarts, s.restarts, s.network,"
+    " s.restart_policy, s.max_restarts, s.restarts, s.network, s.idle, s.kept_until,"
     f" (SELECT {_HEALTH} FROM kernels k WHERE k.session_id = s.id AND k.role = 'main') AS health_status"
 )
 # Of one session, where it costs no other query: its kernels, main first, and what it waits or waited for.

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from agent_worker.idle_label import read_label
 from agent_worker.metrics.reading import Reading
 from agent_worker.runtimes.contract import Exited, ImageMissing, PullFailed, Runtime
+from moorage.contracts.names import LABEL_IDLE
 from moorage.domain.health import HealthCheck, Probe
+from moorage.domain.idle import IdlePolicy
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 from tests.agent.specs import MIB, a_spec
@@ -254,3 +257,30 @@ async def test_what_a_container_was_given_is_known_and_nothing_that_all_have(run
     assert await runtime.given(seen) == {"hunter2", "hunter3"}
     await runtime.remove(seen)
     assert await runtime.given(seen) == set()
+
+
+async def test_what_a_container_was_made_with_is_read_from_its_label(runtime: Runtime, agent_id: str) -> None:
+    policy = IdlePolicy(3600.0, cpu_percent=5.0, net_bps=100.0, dry_run=True)
+    spec = replace(a_spec(agent_id=agent_id), idle=policy)
+    await runtime.create(spec)
+    await runtime.create(a_spec(agent_id=agent_id))
+    [(seen, label)] = await runtime.labelled(LABEL_IDLE)
+    assert (seen.kernel_id, read_label(label)) == (spec.kernel_id, (policy, "a-test"))
+    await runtime.stop(seen, 0)
+    assert await runtime.labelled(LABEL_IDLE) == [], "it runs no more"
+
+
+async def test_a_file_that_is_written_is_read_by_its_session_until_it_is_emptied(
+    runtime: Runtime, agent_id: str
+) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await runtime.containers()
+    path = "/run/moorage/idle-warning"
+    await runtime.write_file(seen, path, "")
+    assert "No such file" in str(await runtime.execute(seen, ["cat", path], 10)) or "simulated:" in str(
+        await runtime.execute(seen, ["cat", path], 10)
+    ), "nothing is made only to be empty"
+    await runtime.write_file(seen, path, "stopped at 14:05 …\n")
+    assert (await runtime.execute(seen, ["cat", path], 10)).stdout == "stopped at 14:05 …\n"
+    await runtime.write_file(seen, path, "")
+    assert (await runtime.execute(seen, ["cat", path], 10)).stdout == ""
