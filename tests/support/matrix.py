@@ -32,6 +32,8 @@ Who = tuple[frozenset[str], ...]
 MAY: dict[str, dict[str, Who]] = {
     "user": {
         "session:read": (ALL, ALL, ALPHA, ONE, OWN),
+        "session:update": (ALL, OWN, ALPHA, OWN, OWN),
+        "session:commit": (ALL, OWN, ALPHA, OWN, OWN),
         "session:delete": (ALL, OWN, ALPHA, ONE, OWN),
         "session:logs": (ALL, OWN, ALPHA, ONE, OWN),
         "session:execute": (ALL, OWN, ALPHA, OWN, OWN),
@@ -101,6 +103,14 @@ ROUTE_CASES: dict[str, Case] = {
     "GET /session/{ref}/why": Case(may="session:read", path="/session/{session}/why", **_SESSION),
     "GET /session/{ref}/events": Case(may="session:read", path="/session/{session}/events", **_SESSION),
     "GET /session/{ref}/stats": Case(may="session:read", path="/session/{session}/stats", **_SESSION),
+    "POST /session/{ref}/resize": Case(
+        may="session:update", path="/session/{session}/resize", body={"resources": {"cpu": "2"}}, **_SESSION
+    ),
+    "POST /session/{ref}/restart": Case(may="session:update", path="/session/{session}/restart", **_SESSION),
+    "PATCH /session/{ref}": Case(may="session:update", path="/session/{session}", **_SESSION),
+    "POST /session/{ref}/commit": Case(
+        may="session:commit", path="/session/{session}/commit", body={"image": "mine:1"}, **_SESSION
+    ),
     "GET /stats": Case("cluster", "everybody", "/stats"),
     "GET /metrics": Case("cluster", "all-readers", "/metrics"),
     "DELETE /session/{ref}": Case(may="session:delete", path="/session/{session}", **_SESSION),
