@@ -20,7 +20,8 @@ from moorage.contracts.activities import (
     SettleResize,
     Started,
 )
-from moorage.db import ledger, running
+from moorage.db import ledger, resize, running
+from moorage.domain.errors import MoorageError
 from moorage.domain.session import SessionStatus
 from moorage.seal import Seal
 
@@ -91,15 +92,29 @@ class LedgerSessions(SessionActivities):
 
     async def place_again(self, again: Again) -> Assignment:
         attempt, kernels = await running.place_again(
-            self._engine, again.session_id, again.attempt, self._seal, usage=again.usage
+            self._engine, again.session_id, again.attempt, self._seal, slots=again.slots, usage=again.usage
         )
         return Assignment(attempt, kernels)
 
     async def reserve_resize(self, order: ReserveResize) -> Reserved:
-        return Reserved(Answer(False, "not-yet", "sessions can't be resized yet"))
+        try:
+            found = await resize.reserve(
+                self._engine, order.session_id, order.attempt, order.slots, actor=order.actor, move=order.move
+            )
+        except MoorageError as refusal:
+            return Reserved(Answer(False, refusal.code, refusal.message, refusal.data, refusal.hint))
+        return Reserved(restart=found.restart, elsewhere=found.elsewhere, before=found.before)
 
     async def settle_resize(self, order: SettleResize) -> bool:
-        return False
+        return await resize.settle(
+            self._engine,
+            order.session_id,
+            order.attempt,
+            order.slots,
+            reason=order.reason,
+            message=order.message,
+            actor=order.actor,
+        )
 
     async def prolong_session(self, order: Prolong) -> bool:
         return await running.prolong(

@@ -18,7 +18,16 @@ from agent_worker.last_words import READ_BYTES, last_lines, without
 from agent_worker.metrics.meter import Meter
 from agent_worker.probes import Prober
 from agent_worker.proofs import Proofs
-from agent_worker.runtimes.contract import Checked, CreateRefused, ImageMissing, PullFailed, Runtime, RuntimeAway
+from agent_worker.runtimes.contract import (
+    Checked,
+    CommitRefused,
+    CreateRefused,
+    ImageMissing,
+    PullFailed,
+    Runtime,
+    RuntimeAway,
+    UpdateRefused,
+)
 from moorage import log
 from moorage.contracts import activities as contract
 from moorage.contracts.activities import (
@@ -117,11 +126,27 @@ class NodeKernels(KernelActivities):
 
     @activity.defn
     async def update_kernel(self, order: UpdateKernel) -> None:
-        raise _final(contract.UPDATE_REFUSED, "this node can't change limits yet")
+        async with _beating(), self._lock(order.kernel_id):
+            container = await self._running(order.kernel_id, order.attempt)
+            if container is None:
+                raise _final(contract.UPDATE_REFUSED, "its container does not run")
+            try:
+                await _to_its_end(self._runtime.update(container, order.slots))
+            except UpdateRefused as error:
+                raise _final(contract.UPDATE_REFUSED, str(error)) from None
 
     @activity.defn
     async def commit_kernel(self, order: CommitKernel) -> CommittedImage:
-        raise _final(contract.COMMIT_REFUSED, "this node can't make images yet")
+        """Without the kernel's lock: an end must not wait for it."""
+        async with _beating():
+            container = await self._running(order.kernel_id, order.attempt)
+            if container is None:
+                raise _final(contract.COMMIT_REFUSED, "its container does not run")
+            try:
+                made = await self._runtime.commit(container, order.image)
+            except CommitRefused as error:
+                raise _final(contract.COMMIT_REFUSED, str(error)) from None
+            return CommittedImage(order.image, made.image_id, made.bytes)
 
     async def _remove(self, order: Destroy, *, failed: bool) -> Destroyed:
         """A create that was under way when the order came has ended by now: what it made goes too."""
@@ -161,6 +186,10 @@ class NodeKernels(KernelActivities):
         """Of the log that was kept."""
         names = (container.session_id, container.kernel_id, container.attempt)
         return last_lines(self._logs.end_of(*names, READ_BYTES), await self._runtime.given(container))
+
+    async def _running(self, kernel_id: str, attempt: int) -> ContainerSeen | None:
+        found = await self._of(kernel_id, below=attempt + 1)
+        return next((one for one in found if (one.attempt, one.state) == (attempt, "running")), None)
 
     async def _of(self, kernel_id: str, *, below: int) -> list[ContainerSeen]:
         found = await self._runtime.containers()

@@ -6,17 +6,26 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import (
+    Client,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateHandle,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateStage,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
-from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import Answer, Cancel
 from moorage.domain.errors import Unavailable
 from moorage.session_start import session_input, start_scheduler, start_session
 
-_ANSWER_S = 30.0
-_log = log.get("api")
+# What takes longer is done all the same, and is looked after by its status.
+ANSWER_S = 30.0
+
+
+class NotYetAnswered(Unavailable):
+    """The session's workflow has the wish, and is still at it."""
 
 
 class Lives(Protocol):
@@ -28,8 +37,8 @@ class Lives(Protocol):
         """The session's workflow was told; it is started first if it doesn't run yet. False if it is over."""
         ...
 
-    async def ask(self, row: Mapping[str, Any], update: str, wish: object) -> Answer:
-        """What the session's workflow answers to an update. Unavailable if it does not answer in time."""
+    async def ask(self, row: Mapping[str, Any], update: str, wish: object, *, within_s: float = ANSWER_S) -> Answer:
+        """What the session's workflow answers to an update. NotYetAnswered, or Unavailable if it doesn't take it."""
         ...
 
     async def schedule(self, group: str, policy: str) -> None:
@@ -53,22 +62,28 @@ class TemporalLives:
     async def cancel(self, row: Mapping[str, Any], cancel: Cancel) -> bool:
         return await start_session(self._client, session_input(row), signal=("cancel", [cancel]))
 
-    async def ask(self, row: Mapping[str, Any], update: str, wish: object) -> Answer:
+    async def ask(self, row: Mapping[str, Any], update: str, wish: object, *, within_s: float = ANSWER_S) -> Answer:
         handle = self._client.get_workflow_handle(names.session_workflow(str(row["id"])))
+        asked: WorkflowUpdateHandle[Answer] | None = None
         try:
-            async with asyncio.timeout(_ANSWER_S):
-                answer: Answer = await handle.execute_update(update, wish, result_type=Answer)
-                return answer
+            async with asyncio.timeout(within_s):
+                accepted = WorkflowUpdateStage.ACCEPTED
+                asked = await handle.start_update(update, wish, wait_for_stage=accepted, result_type=Answer)
+                return await asked.result()
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            if asked is not None:
+                raise NotYetAnswered(
+                    f"session {row['name']} is still at it; its timeline tells when it is done"
+                ) from None
+            raise Unavailable(
+                f"session {row['name']} has not taken it within {within_s:g} s; look at it before you ask again"
+            ) from None
+        except WorkflowUpdateFailedError:
+            pass  # it ended before it came to it
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
-        except WorkflowUpdateFailedError as error:
-            _log.info("update failed", session=str(row["id"]), update=update, error=str(error.cause)[:200])
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            raise Unavailable(
-                f"session {row['name']} has not answered within {_ANSWER_S:g} s; look at it before asking again"
-            ) from None
-        return Answer(False, "session-not-running", f"session {row['name']} is over, or not yet begun")
+        return Answer(False, "session-not-running", f"session {row['name']} has ended, or not begun yet")
 
     async def schedule(self, group: str, policy: str) -> None:
         await start_scheduler(self._client, group, policy)

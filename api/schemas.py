@@ -16,7 +16,7 @@ from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
 from moorage.domain.network import NetworkPolicy
-from moorage.domain.resources import MINIMUM, format_slot, parse_slots
+from moorage.domain.resources import check_amounts, parse_slots
 from moorage.domain.secrets import SecretUse, checked_uses, secret_use
 from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, RestartPolicy, SessionType
 from moorage.scheduler.snapshot import ClusterMode
@@ -171,19 +171,7 @@ class Exec(BaseModel):
 
 def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
     slots = parse_slots({"cpu": "1", "mem": "256m", **resources})
-    for name, least in MINIMUM.items():
-        if slots[name] < least:
-            raise InvalidRequest(
-                f"{name} {resources.get(name)!r} is less than the least allowed, {format_slot(name, least)}",
-                code="malformed-size",
-            )
-    for name in slots:
-        kind, _, unit = name.rpartition(".")
-        if unit == "shares" and slots[name] and slots.get(f"{kind}.device"):
-            raise InvalidRequest(
-                f"{kind}.device and {name} exclude each other; ask for whole devices or for shares",
-                code="exclusive-slots",
-            )
+    check_amounts(slots)
     return slots
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent_worker.metrics.reading import Readings
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.health import HealthCheck
 from moorage.domain.node import ContainerSeen
+from moorage.domain.resources import MEM, format_slot
 from moorage.domain.session import KernelExit, KernelSpec
 
 OUTPUT_CAP = 1024 * 1024
@@ -30,6 +31,14 @@ class PullFailed(RuntimeRefusal):
 
 class CreateRefused(RuntimeRefusal):
     """This container can't be made or started here."""
+
+
+class UpdateRefused(RuntimeRefusal):
+    """The container can't have these limits; it has those that it had."""
+
+
+class CommitRefused(RuntimeRefusal):
+    """No image can be made of this container under this name."""
 
 
 class RuntimeAway(OSError):
@@ -68,10 +77,30 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Committed:
+    image_id: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExecResult:
     exit_code: int
     stdout: str
     stderr: str
+
+
+def check_use(used: int | None, slots: Mapping[str, int]) -> None:
+    """Before a runtime takes memory away that is in use: the kernel would kill for it, or refuse without numbers."""
+    asked = slots.get(MEM)
+    if used is not None and asked is not None and used > asked:
+        raise UpdateRefused(f"it uses {format_slot(MEM, used)} of memory, asked was {format_slot(MEM, asked)}")
+
+
+def check_owner(image: str, owner: str | None, user: str) -> None:
+    """`owner` is who committed what has the name now: None if nothing has it, empty if nobody did."""
+    if owner is not None and (not owner or owner != user):
+        whose = f"committed by {owner}" if owner else "which nobody here committed"
+        raise CommitRefused(f"{image} is an image already, {whose}; take another name or tag")
 
 
 class Runtime(ABC):
@@ -119,6 +148,15 @@ class Runtime(ABC):
     @abstractmethod
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         """Running ones whose session starts on another node when this one is lost."""
+
+    @abstractmethod
+    async def update(self, container: ContainerSeen, slots: Mapping[str, int]) -> None:
+        """The container, which goes on, has these limits of cores and memory. Or UpdateRefused, and nothing changed."""
+
+    @abstractmethod
+    async def commit(self, container: ContainerSeen, image: str) -> Committed:
+        """The node has an image of what is in the container, which goes on; none of its variables, labels and files
+        that it was given. A name that something else has is CommitRefused, but for an image of the same user."""
 
     @abstractmethod
     def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:

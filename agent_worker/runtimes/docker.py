@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import asdict
@@ -23,8 +23,10 @@ from agent_worker.idle_label import idle_label
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes.adoption import adopted, exit_of
+from agent_worker.runtimes.commits import Commits
 from agent_worker.runtimes.contract import (
     Checked,
+    Committed,
     CreateRefused,
     ExecResult,
     Exited,
@@ -33,11 +35,13 @@ from agent_worker.runtimes.contract import (
     Runtime,
     RuntimeAway,
     Started,
+    check_use,
 )
 from agent_worker.runtimes.devices import devices
 from agent_worker.runtimes.egress import Egress
 from agent_worker.runtimes.ends import Heard, final_state
 from agent_worker.runtimes.inspected import age_s, check_of, own_values, well_labelled, words_of
+from agent_worker.runtimes.limits import limits, updated
 from agent_worker.runtimes.namespaces import Namespaces
 from agent_worker.runtimes.network_upkeep import tend
 from agent_worker.runtimes.networks import Networks, network
@@ -52,20 +56,9 @@ from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
 
 _T = TypeVar("_T")
 _THREADS = 16
-_PERIOD_US = 100_000
 # Grace periods are waited for in threads of their own: a hundred of them must not hold up a kill or a create.
 _STOP_THREADS = 64
 _SWEEP_S = 30.0
-
-
-def limits(spec: KernelSpec) -> dict[str, Any]:
-    """Cgroup limits. Swap is off: memory and swap together may not exceed the memory."""
-    arguments: dict[str, Any] = {"pids_limit": spec.pids_limit}
-    if CPU in spec.slots:
-        arguments |= {"cpu_period": _PERIOD_US, "cpu_quota": spec.slots[CPU] * _PERIOD_US // 1000}
-    if MEM in spec.slots:
-        arguments |= {"mem_limit": spec.slots[MEM], "memswap_limit": spec.slots[MEM]}
-    return arguments
 
 
 def hardening() -> dict[str, Any]:
@@ -93,6 +86,7 @@ def labels(spec: KernelSpec, node: str) -> dict[str, str]:
         **({names.LABEL_DEVICES: ",".join(sorted(spec.devices))} if spec.devices else {}),
         **({names.LABEL_HEALTH: json.dumps(asdict(spec.health))} if spec.health else {}),
         **idle_label(spec),
+        **({names.LABEL_USER: spec.user} if spec.user else {}),
     }
 
 
@@ -137,6 +131,7 @@ class DockerRuntime(Runtime):
         self.secret_files = SecretFiles(self._node)
         self._gauges = Gauges(self._process)
         self._within = Within(self._client, self._streams, call=self._call, stream=self._stream)
+        self._commits = Commits(self._client, self._node)
         self.networks = Networks(self._client, cluster=cluster, node=self._node)
         self.egress = Egress(egress_deny)
         self.namespaces = Namespaces(
@@ -338,6 +333,14 @@ class DockerRuntime(Runtime):
             exit.oom_killed if exit else False,
             [one for one in found["Labels"].get(names.LABEL_DEVICES, "").split(",") if one],
         )
+
+    async def update(self, container: ContainerSeen, slots: Mapping[str, int]) -> None:
+        reading = (await self.measure([container])).containers.get(container.container_id)
+        check_use(reading.mem if reading else None, slots)
+        await self._call(lambda: updated(self._client, container.container_id, slots))
+
+    async def commit(self, container: ContainerSeen, image: str) -> Committed:
+        return await self._commits.commit(container.container_id, image, self._call)
 
     async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
         def stream() -> Any:

@@ -25,6 +25,8 @@ from agent_worker.idle_label import idle_label
 from agent_worker.metrics.reading import Reading, Readings
 from agent_worker.runtimes.contract import (
     Checked,
+    CommitRefused,
+    Committed,
     CreateRefused,
     ExecResult,
     Exited,
@@ -32,6 +34,9 @@ from agent_worker.runtimes.contract import (
     PullFailed,
     Runtime,
     Started,
+    UpdateRefused,
+    check_owner,
+    check_use,
 )
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.health import health_check
@@ -42,6 +47,7 @@ from moorage.domain.stats import DeviceReading
 
 _USES = {CPU: "MOORAGE_SIM_CPU", MEM: "MOORAGE_SIM_MEM", "device": "MOORAGE_SIM_DEVICE"}
 _IO_S, _NET_S = 100_000, 50_000  # bytes a second
+_IMAGE_BYTES = 100_000_000
 _DEVICE_MEM = 80 * 1024**3
 
 
@@ -57,9 +63,11 @@ class _Container:
     oom: bool
     ignores_stop: bool
     requeued_elsewhere: bool
-    slots: dict[str, int] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)  # its limits
     devices: dict[str, int] = field(default_factory=dict)
     uses: dict[str, float] = field(default_factory=dict)  # the part of it, by kind
+    asked: dict[str, int] = field(default_factory=dict)  # at first; what it uses does not change with its limits
+    user: str = ""
     disk: int = 0  # bytes written
     health: dict[str, Any] | None = None  # its moorage.domain.health.HealthCheck
     well: tuple[float, float | None] = (0.0, None)  # from when until when, in seconds after the start
@@ -90,14 +98,15 @@ class _Container:
 
     def reading(self) -> Reading:
         """Pretended: steady use of what was asked for, and a little traffic."""
-        age_s, cpu, mem = max(0.0, time.time() - self.started), self.slots.get(CPU), self.slots.get(MEM)
+        asked = self.asked or self.slots
+        age_s, cpu, mem = max(0.0, time.time() - self.started), asked.get(CPU), asked.get(MEM)
         used = None if mem is None else round(mem * self.uses.get(MEM, 0.25))
         return Reading(
             age_s=age_s,
             cpu_us=None if cpu is None else round(age_s * cpu * 1000 * self.uses.get(CPU, 0.5)),
-            cpu_limit=cpu,
+            cpu_limit=self.slots.get(CPU),
             mem=used,
-            mem_limit=mem,
+            mem_limit=self.slots.get(MEM),
             mem_peak=used,
             io_read=round(age_s * _IO_S),
             io_write=round(age_s * _IO_S / 2),
@@ -110,6 +119,8 @@ class _Container:
 class SimulatedRuntime(Runtime):
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._images_file = file.with_name("simulated-images.json")
+        self._committed: dict[str, str] = json.loads(_text_of(self._images_file) or "{}")  # image → whose it is
         self._exits: asyncio.Queue[Exited] = asyncio.Queue()
         self._containers = {container.container_id: container for container in _load(file)}
         self._clocks: dict[str, asyncio.TimerHandle] = {}
@@ -121,7 +132,7 @@ class SimulatedRuntime(Runtime):
         return {CPU: 16_000, MEM: 64 * 1024**3}
 
     async def images(self) -> list[str]:
-        return []
+        return sorted(self._committed)
 
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         await asyncio.sleep(float(spec.env.get("MOORAGE_SIM_CREATE_S", 0)))
@@ -193,6 +204,24 @@ class SimulatedRuntime(Runtime):
 
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
+
+    async def update(self, container: ContainerSeen, slots: Mapping[str, int]) -> None:
+        found = self._containers.get(container.container_id)
+        if found is None or found.has_ended():
+            raise UpdateRefused(f"container {container.container_id} does not run")
+        check_use(found.reading().mem, slots)
+        changed = {name: slots[name] for name in (CPU, MEM) if name in slots}
+        self._containers[container.container_id] = replace(found, slots=found.slots | changed)
+        self._save()
+
+    async def commit(self, container: ContainerSeen, image: str) -> Committed:
+        found = self._containers.get(container.container_id)
+        if found is None or found.has_ended():
+            raise CommitRefused(f"container {container.container_id} does not run")
+        check_owner(image, self._committed.get(image), found.user)
+        self._committed[image] = found.user
+        self._images_file.write_text(json.dumps(self._committed))
+        return Committed(f"sim-{container.container_id}", _IMAGE_BYTES)
 
     async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
         if container.container_id in self._containers and tail != 0:
@@ -290,11 +319,13 @@ class SimulatedRuntime(Runtime):
         partial.replace(self._file)
 
 
+def _text_of(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
 def _load(file: Path) -> list[_Container]:
-    if not file.exists():
-        return []
     known = {field.name for field in fields(_Container)}
-    saved = json.loads(file.read_text())
+    saved = json.loads(_text_of(file) or "[]")
     return [_Container(**{name: value for name, value in one.items() if name in known}) for one in saved]
 
 
@@ -319,6 +350,8 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         ignores_stop=spec.env.get("MOORAGE_SIM_IGNORE_STOP") == "1",
         requeued_elsewhere=spec.on_node_loss == NodeLossPolicy.REQUEUE,
         slots=dict(spec.slots),
+        asked=dict(spec.slots),
+        user=spec.user,
         devices=dict(spec.devices),
         health=asdict(spec.health) if spec.health else None,
         well=_well(spec.env),

@@ -16,8 +16,8 @@ Json = dict[str, Any]
 
 WAIT_S = 10  # length of one long poll
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-_ANSWERED = httpx.Timeout(45.0, connect=5.0)  # by a session's workflow
-_LONG = httpx.Timeout(600.0, connect=5.0)  # a queue played forward for days
+_LONG = httpx.Timeout(660.0, connect=5.0)  # a queue played forward for days, an image of gigabytes
+_ASKED = httpx.Timeout(45.0, connect=5.0)  # the API waits for a session's answer for 30 s
 
 
 class Refused(MoorageError):
@@ -53,6 +53,15 @@ class Client:
 
     def stop(self, ref: str, *, forced: bool) -> Json:
         return self._json("DELETE", f"/session/{_quoted(ref)}", params={"forced": str(forced).lower()})
+
+    def resize(self, ref: str, body: Json) -> Json:
+        return self._json("POST", f"/session/{_quoted(ref)}/resize", json=body, timeout=_ASKED)
+
+    def restart(self, ref: str) -> Json:
+        return self._json("POST", f"/session/{_quoted(ref)}/restart", timeout=_ASKED)
+
+    def commit(self, ref: str, image: str) -> Json:
+        return self._json("POST", f"/session/{_quoted(ref)}/commit", json={"image": image}, timeout=_LONG)
 
     def events(self, ref: str) -> list[Json]:
         items: list[Json] = self._json("GET", f"/session/{_quoted(ref)}/events")["items"]
@@ -90,7 +99,7 @@ class Client:
         return self._json("GET", "/idle", params={"limit": 1000})
 
     def extend(self, ref: str, span: str) -> Json:
-        return self._json("POST", f"/session/{_quoted(ref)}/extend", json={"for": span}, timeout=_ANSWERED)
+        return self._json("POST", f"/session/{_quoted(ref)}/extend", json={"for": span}, timeout=_ASKED)
 
     def why(self, ref: str) -> Json:
         return self._json("GET", f"/session/{_quoted(ref)}/why")

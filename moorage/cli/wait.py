@@ -25,11 +25,12 @@ def is_over(session: Json) -> bool:
 class Watch:
     """One session as it moves. Tells each step once, on stderr, with the time since submission."""
 
-    def __init__(self, client: Client, session: Json, *, quiet: bool = False) -> None:
+    def __init__(self, client: Client, session: Json, *, quiet: bool = False, told: int = 0) -> None:
+        """`told`: so many steps are known already."""
         self.session = session
         self._client = client
         self._quiet = quiet
-        self._told = 0
+        self._told = told
         self._shown = 0  # characters of this attempt's log that were printed
         self._attempt = session.get("attempt")
 

@@ -158,6 +158,7 @@ class Answer:
     code: str = ""
     message: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+    hint: str = ""  # what to do next
 
 
 @dataclass(frozen=True, slots=True)

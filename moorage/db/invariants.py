@@ -17,6 +17,8 @@ from moorage.domain.node import ContainerSeen
 from moorage.domain.session import MOVES
 
 _HOLDING = "('SCHEDULED', 'PREPARING', 'CREATING', 'RUNNING', 'RESTARTING', 'RESIZING', 'TERMINATING')"
+# They may hold more than they ask: what a resize needs beside what there is.
+_BESIDE = "('RESTARTING', 'RESIZING', 'TERMINATING')"
 _TERMINAL = "('TERMINATED', 'CANCELLED', 'ERROR')"
 _MOVES = ", ".join(f"('{before}', '{after}')" for before, afters in MOVES.items() for after in sorted(afters))
 
@@ -33,11 +35,24 @@ INVARIANTS = {
         SELECT format('session %s is %s and holds %s of %s on %s', s.id, s.status, a.amount, a.slot, a.agent_id)
           FROM allocations a JOIN sessions s ON s.id = a.session_id
          WHERE a.released_at IS NULL AND a.fenced_at IS NULL
-           AND (s.status NOT IN {_HOLDING} OR a.attempt <> s.attempt)""",
+           AND (s.status NOT IN {_HOLDING} OR a.attempt <> s.attempt
+                AND NOT (a.attempt < 0 AND s.status IN {_BESIDE}))""",
     "a session that must hold its slots does": f"""
         SELECT format('session %s is %s and holds nothing', s.id, s.status) FROM sessions s
          WHERE s.status IN {_HOLDING} AND NOT EXISTS (SELECT 1 FROM allocations a
            WHERE a.session_id = s.id AND a.attempt = s.attempt AND a.released_at IS NULL)""",
+    "a session holds what it asks": f"""
+        SELECT format('session %s is %s and holds %s of %s, it asks %s', s.id, s.status, a.amount, a.slot,
+                      s.slots ->> a.slot)
+          FROM allocations a JOIN sessions s ON s.id = a.session_id AND a.attempt = s.attempt
+         WHERE a.released_at IS NULL AND a.fenced_at IS NULL AND s.status IN {_HOLDING} AND s.status NOT IN {_BESIDE}
+           AND a.amount IS DISTINCT FROM (s.slots ->> a.slot)::bigint""",
+    "the devices of a slot make up what is held of it": """
+        SELECT format('kernel %s holds %s of %s, and devices that make up %s', a.kernel_id, a.amount, a.slot,
+                      sum(d.amount))
+          FROM allocations a JOIN device_allocations d USING (kernel_id, attempt, slot)
+         WHERE a.released_at IS NULL AND d.released_at IS NULL
+         GROUP BY a.kernel_id, a.attempt, a.slot, a.amount HAVING sum(d.amount) <> a.amount""",
     "a gang's network is held as long as a node may have it": """
         SELECT format('session %s, attempt %s, keeps the network %s and holds nothing', n.session_id, n.attempt,
                       n.subnet)

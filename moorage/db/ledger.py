@@ -46,7 +46,7 @@ async def move(
             return True
         if to not in MOVES[_S(row["status"])]:
             return False
-        await _set_status(connection, row, to, actor=actor, reason=reason, message=message)
+        await set_status(connection, row, to, actor=actor, reason=reason, message=message)
         return True
 
 
@@ -60,14 +60,16 @@ async def record_started(
             return False
         if row["status"] == _S.RUNNING:
             return True
+        if row["status"] in (_S.RESTARTING, _S.RESIZING) and await _has_containers(connection, session_id):
+            return False  # those of an earlier start: the next ones are still to come
         if row["status"] in (_S.SCHEDULED, _S.PREPARING):
-            row = await _set_status(connection, row, _S.CREATING, actor="workflow")
+            row = await set_status(connection, row, _S.CREATING, actor="workflow")
         for kernel_id, container_id in containers.items():
             await connection.execute(
                 text("UPDATE kernels SET container_id = :container WHERE id = :id"),
                 {"id": kernel_id, "container": container_id},
             )
-        await _set_status(
+        await set_status(
             connection,
             row,
             _S.RUNNING,
@@ -119,7 +121,7 @@ async def requeue(
             text("UPDATE kernels SET agent_id = NULL, health = '', health_message = '' WHERE session_id = :id"),
             {"id": session_id},
         )
-        await _set_status(
+        await set_status(
             connection,
             row,
             _S.PENDING,
@@ -156,8 +158,8 @@ async def finish(
         elif end is _S.TERMINATED and status is _S.PENDING:
             end = _S.CANCELLED  # it held nothing, so there is nothing to terminate
         if end not in MOVES[status]:
-            row = await _set_status(connection, row, _S.TERMINATING, actor=actor, reason=ending.reason)
-        await _set_status(
+            row = await set_status(connection, row, _S.TERMINATING, actor=actor, reason=ending.reason)
+        await set_status(
             connection,
             row,
             end,
@@ -260,6 +262,7 @@ def kernel_specs(
             # A gang's others do nothing that could be checked.
             health=health_check(row["health"]) if kernel["role"] == "main" else None,
             idle=IdlePolicy(**row["idle"]) if row["idle"] else None,
+            user=row["user"],
             network=given.get(kernel["id"]),
         )
         for kernel, host in zip(row["kernels"], hosts, strict=True)
@@ -277,7 +280,7 @@ SESSION_COLUMNS = (
 )
 PLACED = (
     "(SELECT jsonb_object_agg(d.kernel_id, d.held) FROM (SELECT kernel_id, jsonb_object_agg(device_id, amount) AS held"
-    " FROM device_allocations WHERE attempt = s.attempt AND kernel_id IN"
+    " FROM device_allocations WHERE attempt = s.attempt AND released_at IS NULL AND kernel_id IN"
     " (SELECT id FROM kernels WHERE session_id = s.id) GROUP BY kernel_id) d) AS devices"
 )
 
@@ -296,7 +299,7 @@ async def locked(connection: AsyncConnection, session_id: str) -> Mapping[str, A
     return dict(row.mappings().one())
 
 
-async def _set_status(
+async def set_status(
     connection: AsyncConnection,
     row: Mapping[str, Any],
     to: SessionStatus,
@@ -328,6 +331,14 @@ async def _set_status(
     )
     await notify(connection, SESSION_CHANNEL, str(row["id"]))
     return {**row, "status": str(to)}
+
+
+async def _has_containers(connection: AsyncConnection, session_id: str) -> bool:
+    found = await connection.execute(
+        text("SELECT EXISTS (SELECT 1 FROM kernels WHERE session_id = :id AND container_id IS NOT NULL)"),
+        {"id": session_id},
+    )
+    return bool(found.scalar_one())
 
 
 async def _let_go(connection: AsyncConnection, row: Mapping[str, Any], *, fenced: Collection[str]) -> None:

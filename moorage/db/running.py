@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from moorage.db import ledger
+from moorage.db import ledger, resize
 from moorage.db.usage import keep
 from moorage.domain.session import HOLDS_RESOURCES, KernelSpec, Reason, SessionStatus
 from moorage.domain.usage import KernelUsage
@@ -77,10 +77,17 @@ async def prolong(
 
 
 async def place_again(
-    engine: AsyncEngine, session_id: str, attempt: int, seal: Seal, *, usage: Collection[KernelUsage] = ()
+    engine: AsyncEngine,
+    session_id: str,
+    attempt: int,
+    seal: Seal,
+    *,
+    slots: Mapping[str, int] | None = None,
+    usage: Collection[KernelUsage] = (),
 ) -> tuple[int, list[KernelSpec]]:
     """(next attempt, its kernels) where they were, holding what was held. No kernels: the session went another way.
 
+    With other `slots`, those that a resize has held for it; without, what it has held is let go.
     Idempotent by (session, attempt). No container of the old attempt may be left.
     """
     async with engine.begin() as connection:
@@ -88,6 +95,7 @@ async def place_again(
         if row["attempt"] == attempt:
             if _S(row["status"]) not in _STARTS_AGAIN:
                 return attempt, []
+            await resize.give_again(connection, session_id, slots or {})
             await _carry_over(connection, session_id, attempt)
             await keep(connection, session_id, usage)
     status, now, kernels = await ledger.session_state(engine, session_id, seal)
@@ -113,6 +121,9 @@ async def _carry_over(connection: AsyncConnection, session_id: str, attempt: int
             ),
             values,
         )
+    await connection.execute(
+        text("UPDATE session_networks SET attempt = attempt + 1 WHERE session_id = :id AND attempt = :attempt"), values
+    )
     await connection.execute(
         text("UPDATE kernels SET container_id = NULL, health = '', health_message = '' WHERE session_id = :id"), values
     )

@@ -37,8 +37,21 @@ _LIMITED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """Who may hold no more of a slot: what it holds, and at most may."""
+
+    scope: Scope
+    name: str
+    slot: str
+    held: int
+    limit: int
+
+
 @dataclass(slots=True)
 class _State:
+    scope: Scope
+    name: str
     max_sessions: int | None
     max_slots: Slots
     sessions: int = 0
@@ -67,6 +80,15 @@ class RunningLimits:
     def allow(self, session_id: str) -> bool:
         asked = self._asked.get(session_id, {})
         return all(state.takes(asked) for state in self._owned.get(session_id, ()))
+
+    def beyond(self, session_id: str, more: Mapping[str, int]) -> Beyond | None:
+        """The first owner who may not hold so much more for a session that runs."""
+        for state in self._owned.get(session_id, ()):
+            for slot, amount in more.items():
+                held, limit = state.held.get(slot, 0), state.max_slots.get(slot)
+                if limit is not None and held + amount > limit:
+                    return Beyond(state.scope, state.name, slot, held, limit)
+        return None
 
     def placed(self, session_id: str) -> None:
         for state in self._owned.get(session_id, ()):
@@ -107,7 +129,9 @@ async def _limited(connection: AsyncConnection, keys: Iterable[_Key]) -> dict[_K
         text(_LIMITED), {"scopes": [str(scope) for scope, _ in which], "names": [name for _, name in which]}
     )
     return {
-        (Scope(row["scope"]), row["name"]): _State(row["max_sessions"], row["max_slots"]) for row in rows.mappings()
+        (scope, row["name"]): _State(scope, row["name"], row["max_sessions"], row["max_slots"])
+        for row in rows.mappings()
+        for scope in (Scope(row["scope"]),)
     }
 
 

@@ -62,13 +62,13 @@ _RUNNING = (
     "SELECT s.id::text, a.kernel_id::text, a.agent_id, jsonb_object_agg(a.slot, a.amount) AS slots,"
     f" extract(epoch FROM min(a.allocated_at))::float8 AS since, {_OWNER}, s.priority, s.job_priority, s.preemptible,"
     f" {_LIMIT_S}, s.status = 'TERMINATING' AS leaving{_OWNED} JOIN allocations a ON a.session_id = s.id"
-    " WHERE a.released_at IS NULL AND a.fenced_at IS NULL AND s.resource_group = :group{some}"
+    " WHERE a.released_at IS NULL AND a.fenced_at IS NULL AND a.attempt >= 0 AND s.resource_group = :group{some}"
     " GROUP BY s.id, a.kernel_id, a.agent_id, u.email, p.name ORDER BY s.id, a.kernel_id"
 )
 _HELD_DEVICES = (
     "SELECT d.kernel_id::text, jsonb_object_agg(d.device_id, d.amount) AS devices FROM device_allocations d"
     " JOIN kernels k ON k.id = d.kernel_id JOIN sessions s ON s.id = k.session_id"
-    " WHERE d.released_at IS NULL AND s.resource_group = :group{some} GROUP BY d.kernel_id"
+    " WHERE d.released_at IS NULL AND d.attempt >= 0 AND s.resource_group = :group{some} GROUP BY d.kernel_id"
 )
 _HOLDS = (
     "SELECT session_id::text, kernels, victims::text[], extract(epoch FROM until)::float8 AS until FROM holds"

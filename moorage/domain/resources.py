@@ -78,6 +78,23 @@ def parse_slots(request: Mapping[str, str | int | float]) -> Slots:
     return slots
 
 
+def check_amounts(slots: Mapping[str, int]) -> None:
+    """Refuses less than the smallest container, and whole devices together with shares of them."""
+    for name, least in MINIMUM.items():
+        if slots.get(name, 0) < least:
+            asked = format_slot(name, slots.get(name, 0))
+            raise InvalidRequest(
+                f"{name} {asked} is less than the least allowed, {format_slot(name, least)}", code="malformed-size"
+            )
+    for name, amount in slots.items():
+        kind = name.removesuffix(".shares")
+        if amount and is_shares(name) and slots.get(f"{kind}.device"):
+            raise InvalidRequest(
+                f"{kind}.device and {name} exclude each other; ask for whole devices or for shares",
+                code="exclusive-slots",
+            )
+
+
 def format_slot(name: str, amount: int) -> str:
     """`1.5` for 1500 millicores, `256 MiB` for bytes, `0.5` for 50 shares, the plain number for devices."""
     if name == CPU:

@@ -42,7 +42,7 @@ MOVES: dict[SessionStatus, frozenset[SessionStatus]] = {
     _S.CREATING: frozenset({_S.PREPARING, _S.RUNNING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
     _S.RUNNING: frozenset({_S.RESTARTING, _S.RESIZING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
     _S.RESTARTING: frozenset({_S.RUNNING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
-    _S.RESIZING: frozenset({_S.RUNNING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
+    _S.RESIZING: frozenset({_S.RUNNING, _S.RESTARTING, _S.TERMINATING, _S.PENDING, _S.ERROR}),
     _S.TERMINATING: frozenset({_S.TERMINATED, _S.CANCELLED, _S.PENDING, _S.ERROR}),
     _S.TERMINATED: frozenset(),
     _S.CANCELLED: frozenset(),
@@ -140,6 +140,7 @@ class KernelSpec:
     files: dict[str, str] = field(default_factory=dict, repr=False)  # path → content in base64, for its user alone
     health: HealthCheck | None = None
     idle: IdlePolicy | None = None
+    user: str = ""  # whose session it is
     network: KernelNetwork | None = None  # None: open, and alone
 
 

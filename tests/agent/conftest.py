@@ -106,5 +106,15 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
 
 
 @pytest.fixture
+def committed(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A name for an image; what has it is removed."""
+    name = f"committed.local/test:{new_id()}"
+    yield name
+    if "docker_runtime" in request.fixturenames or "docker" in request.node.name:
+        with suppress(APIError):
+            request.getfixturevalue("engine_client").remove_image(name, force=True)
+
+
+@pytest.fixture
 def kept_logs(tmp_path: Path) -> KeptLogs:
     return KeptLogs(tmp_path / "logs", cap_bytes=1000)

@@ -21,10 +21,19 @@ from agent_worker.runtimes.contract import Runtime, RuntimeAway
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
 from moorage.contracts import activities as contract
-from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, HealthChange, PullImage
+from moorage.contracts.activities import (
+    CommitKernel,
+    CommittedImage,
+    CreatedKernel,
+    Destroy,
+    Destroyed,
+    HealthChange,
+    PullImage,
+    UpdateKernel,
+)
 from moorage.domain.health import HealthCheck, Probe
 from moorage.domain.session import KernelSpec
-from tests.agent.specs import a_spec
+from tests.agent.specs import MIB, a_spec
 
 
 async def _create(kernels: NodeKernels, spec: KernelSpec) -> CreatedKernel:
@@ -234,6 +243,53 @@ async def test_a_cancelled_create_leaves_nothing_that_a_destroy_misses(
     await _destroy(kernels, spec)
     await asyncio.gather(creating, return_exceptions=True)
     assert await simulated_runtime.containers() == []
+
+
+async def test_a_kernel_gets_its_new_limits_by_order_and_refuses_with_numbers(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs
+) -> None:
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), a_spec(mem=64 * MIB, MOORAGE_SIM_MEM="0.5")
+    await _create(kernels, spec)
+
+    async def update(mem: int, attempt: int = 0) -> None:
+        order = UpdateKernel(spec.session_id, spec.kernel_id, attempt, {"cpu": 1000, "mem": mem})
+        await ActivityEnvironment().run(kernels.update_kernel, order)
+
+    for _ in range(2):
+        await update(128 * MIB)
+    seen = await simulated_runtime.containers()
+    reading = (await simulated_runtime.measure(seen)).containers[seen[0].container_id]
+    assert (reading.cpu_limit, reading.mem_limit, reading.mem) == (1000, 128 * MIB, 32 * MIB)
+    with pytest.raises(ApplicationError, match="it uses 32 MiB of memory, asked was 16 MiB") as refused:
+        await update(16 * MIB)
+    assert (refused.value.type, refused.value.non_retryable) == (contract.UPDATE_REFUSED, True)
+    with pytest.raises(ApplicationError, match="does not run"):
+        await update(256 * MIB, attempt=1)
+    await _destroy(kernels, spec)
+    with pytest.raises(ApplicationError, match="does not run"):
+        await update(256 * MIB)
+
+
+async def test_an_image_of_a_kernel_is_made_by_order_or_refused_in_words(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs
+) -> None:
+    kernels, spec = NodeKernels(simulated_runtime, kept_logs), replace(a_spec(), user="ada")
+    other = replace(a_spec(), user="ben")
+    for one in (spec, other):
+        await _create(kernels, one)
+
+    async def commit(of: KernelSpec) -> CommittedImage:
+        order = CommitKernel(of.session_id, of.kernel_id, 0, "committed.local/mine:1")
+        made: CommittedImage = await ActivityEnvironment().run(kernels.commit_kernel, order)
+        return made
+
+    assert await commit(spec) == await commit(spec)
+    with pytest.raises(ApplicationError, match="committed by ada") as refused:
+        await commit(other)
+    assert (refused.value.type, refused.value.non_retryable) == (contract.COMMIT_REFUSED, True)
+    await _destroy(kernels, spec)
+    with pytest.raises(ApplicationError, match="does not run"):
+        await commit(spec)
 
 
 async def test_a_forced_destroy_does_not_wait_for_the_grace_period_of_the_first(

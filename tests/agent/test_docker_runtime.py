@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 
 import docker
 import pytest
+from docker.errors import ImageNotFound
 
 from agent_worker.runtimes import left_behind
 from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited, GoesOn
-from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits
+from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels
 from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
+from agent_worker.runtimes.limits import limits
 from agent_worker.runtimes.networks import Joined, network
 from moorage.contracts.names import LABEL_AGENT, node_label
 from moorage.domain.node import ContainerSeen
@@ -236,3 +239,60 @@ async def test_a_container_with_labels_in_other_words_does_not_stop_the_reports(
     engine_client.create_container(IMAGE, command=["true"], labels=odd)
     await docker_runtime.create(spec)
     assert [one.kernel_id for one in await docker_runtime.containers()] == [spec.kernel_id]
+
+
+@pytest.mark.docker
+async def test_resizing_leaves_the_first_process_alone(
+    docker_runtime: DockerRuntime, agent_id: str, engine_client: docker.APIClient
+) -> None:
+    await docker_runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await docker_runtime.containers()
+    before = engine_client.inspect_container(seen.container_id)
+    await docker_runtime.update(seen, {"cpu": 1500, "mem": 64 * MIB})
+    now = engine_client.inspect_container(seen.container_id)
+    assert (now["State"]["Pid"], now["State"]["StartedAt"]) == (before["State"]["Pid"], before["State"]["StartedAt"])
+    told = now["HostConfig"]
+    assert (told["CpuQuota"], told["Memory"], told["MemorySwap"]) == (150_000, 64 * MIB, 64 * MIB)
+    assert (told["PidsLimit"], told["CapDrop"]) == (1024, ["ALL"])
+
+
+@pytest.mark.docker
+async def test_an_image_has_what_was_written_and_nothing_that_the_container_was_given(
+    docker_runtime: DockerRuntime, agent_id: str, engine_client: docker.APIClient, committed: str
+) -> None:
+    spec = dataclasses.replace(
+        a_spec(
+            *("sh", "-c", "echo kept > /tmp/x; echo there; sleep 1000"),
+            agent_id=agent_id,
+            files={"/run/secrets/key": b"hunter2"},
+            TOKEN="hunter3",
+        ),
+        user="ada",
+    )
+    await docker_runtime.create(spec)
+    [seen] = await docker_runtime.containers()
+    async for _ in docker_runtime.logs(seen, follow=True):
+        break
+    before = {one["Id"] for one in engine_client.images(all=True)}
+    made = await docker_runtime.commit(seen, committed)
+    image = engine_client.inspect_image(committed)
+    told = json.dumps([image, engine_client.history(committed)])
+    assert not [word for word in ("hunter", "TOKEN", spec.session_id, "moorage.agent") if word in told]
+    assert image["Config"]["Labels"] == {"moorage.committed-by": "ada"}
+    assert (image["Config"]["Env"], image["Config"]["Cmd"]) == (["PATH=/bin"], ["/bin/sh"])
+    assert {one["Id"] for one in engine_client.images(all=True)} - before == {made.image_id}, "nothing else is left"
+    await docker_runtime.create(a_spec("sh", "-c", "cat /tmp/x /run/secrets/key", agent_id=agent_id, image=committed))
+    [second] = [one for one in await docker_runtime.containers() if one.kernel_id != seen.kernel_id]
+    assert [chunk async for chunk in docker_runtime.logs(second, follow=True)] == [b"kept\n"]
+
+
+@pytest.mark.docker
+async def test_what_an_agent_that_died_in_a_commit_left_is_removed(
+    docker_runtime: DockerRuntime, agent_id: str, engine_client: docker.APIClient, committed: str
+) -> None:
+    await docker_runtime.create(a_spec(agent_id=agent_id, TOKEN="hunter3"))
+    [seen] = await docker_runtime.containers()
+    left = engine_client.commit(seen.container_id)["Id"]
+    await docker_runtime.commit(seen, committed)
+    with pytest.raises(ImageNotFound):
+        engine_client.inspect_image(left)

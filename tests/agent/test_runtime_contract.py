@@ -12,7 +12,7 @@ import pytest
 
 from agent_worker.idle_label import read_label
 from agent_worker.metrics.reading import Reading
-from agent_worker.runtimes.contract import Exited, ImageMissing, PullFailed, Runtime
+from agent_worker.runtimes.contract import CommitRefused, Exited, ImageMissing, PullFailed, Runtime, UpdateRefused
 from moorage.contracts.names import LABEL_IDLE
 from moorage.domain.health import HealthCheck, Probe
 from moorage.domain.idle import IdlePolicy
@@ -209,6 +209,65 @@ async def test_a_container_that_died_since_it_was_listed_is_left_out(runtime: Ru
     assert (await runtime.measure(seen)).containers == {}
     await runtime.remove(seen[0])
     assert (await runtime.measure(seen)).containers == {}
+
+
+async def test_limits_change_while_the_container_goes_on(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await runtime.containers()
+    for slots in ({"cpu": 1500, "mem": 64 * MIB}, {"cpu": 250, "mem": 16 * MIB}):
+        for _ in range(2):  # the same order again is the same
+            await runtime.update(seen, slots)
+        reading = (await runtime.measure([seen])).containers[seen.container_id]
+        assert (reading.cpu_limit, reading.mem_limit) == (slots["cpu"], slots["mem"])
+    assert await runtime.containers() == [seen]
+
+
+async def test_memory_in_use_is_not_taken_away(runtime: Runtime, agent_id: str) -> None:
+    hoard = ("sh", "-c", "x=$(yes | head -c 12000000); echo full; while true; do sleep 1; done")
+    await runtime.create(a_spec(*hoard, agent_id=agent_id, mem=64 * MIB, MOORAGE_SIM_MEM="0.5"))
+    [seen] = await runtime.containers()
+    async for _ in runtime.logs(seen, follow=True):
+        break
+    with pytest.raises(UpdateRefused, match=r"it uses [\d.]+ MiB of memory, asked was 6 MiB"):
+        await runtime.update(seen, {"cpu": 1000, "mem": 6 * MIB})  # Docker's least
+    reading = (await runtime.measure([seen])).containers[seen.container_id]
+    assert (reading.cpu_limit, reading.mem_limit) == (500, 64 * MIB), "nothing was changed"
+    assert (await runtime.containers())[0].state == "running"
+
+
+async def test_what_is_gone_has_no_limits(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await runtime.containers()
+    await runtime.remove(seen)
+    with pytest.raises(UpdateRefused):
+        await runtime.update(seen, {"cpu": 1000, "mem": 32 * MIB})
+    with pytest.raises(CommitRefused):
+        await runtime.commit(seen, "committed.local/gone:1")
+
+
+async def test_an_image_of_a_container_is_on_the_node_under_its_name(
+    runtime: Runtime, agent_id: str, committed: str
+) -> None:
+    await runtime.create(replace(a_spec(agent_id=agent_id), user="ada"))
+    [seen] = await runtime.containers()
+    made = await runtime.commit(seen, committed)
+    assert made.bytes > 0
+    assert committed in await runtime.images()
+    assert await runtime.containers() == [seen], "it goes on"
+    await runtime.commit(seen, committed)
+
+
+@pytest.mark.parametrize("user", ["ben", ""])
+async def test_the_name_of_somebody_elses_image_is_not_taken(
+    runtime: Runtime, agent_id: str, committed: str, user: str
+) -> None:
+    hers, his = [replace(a_spec(agent_id=agent_id), user=owner) for owner in ("ada", user)]
+    for spec in (hers, his):
+        await runtime.create(spec)
+    seen = {one.kernel_id: one for one in await runtime.containers()}
+    await runtime.commit(seen[hers.kernel_id], committed)
+    with pytest.raises(CommitRefused, match="is an image already"):
+        await runtime.commit(seen[his.kernel_id], committed)
 
 
 async def test_a_container_is_seen_with_the_devices_that_it_holds(runtime: Runtime, agent_id: str) -> None:

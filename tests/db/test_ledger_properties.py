@@ -19,6 +19,7 @@ from moorage.db import ledger, nodes, placements
 from moorage.db.engine import connect
 from moorage.db.invariants import INVARIANTS
 from moorage.db.snapshots import View, read_snapshot
+from moorage.domain.node import Device
 from moorage.domain.session import TERMINAL, Ending, Reason, SessionStatus
 from moorage.scheduler.decide import decide
 from moorage.scheduler.planner import Planner
@@ -35,7 +36,11 @@ which = st.integers(0, 3)
 names = st.sampled_from(NODES)
 cores = st.sampled_from([500, 1000, 2000, 4000])
 memory = st.sampled_from([GIB, 2 * GIB, 4 * GIB])
-on_the_way = st.sampled_from([SessionStatus.PREPARING, SessionStatus.CREATING, SessionStatus.TERMINATING])
+gpus = st.sampled_from([0, 0, 1, 2])
+on_the_way = st.sampled_from(
+    [SessionStatus.PREPARING, SessionStatus.CREATING, SessionStatus.RESTARTING, SessionStatus.TERMINATING]
+)
+GPUS = [Device(f"gpu{n}", "cuda.device", numa=n) for n in range(2)]
 endings = st.sampled_from(
     [
         Ending(SessionStatus.TERMINATED, Reason.SELF_TERMINATED, "exit code 0", "SUCCESS", 0),
@@ -73,19 +78,21 @@ class Ledger:
         self.user = await a_user(self.engine)
         self.epoch = await placements.take_epoch(self.engine, "default")
         for name in NODES:
-            await nodes.register(self.engine, an_agent(name, cpu=2000, mem=4 * GIB))
+            await nodes.register(self.engine, an_agent(name, cpu=2000, mem=4 * GIB, devices=GPUS))
         self.view = View(self.engine, "default")
         self.planner = Planner(await self.view.whole(), Policy())
         for _ in range(2):
             await self.submit(1000, GIB)
         await self.schedule()
 
-    async def submit(self, cpu: int, mem: int, kernels: int = 1) -> None:
+    async def submit(self, cpu: int, mem: int, kernels: int = 1, gpu: int = 0) -> None:
         gang: dict[str, Any] = {"ssh_key": SSH_KEY, "cluster_mode": "multi-node"} if kernels > 1 else {}
-        self.sessions.append(await a_pending_session(self.engine, self.user, cpu=cpu, mem=mem, kernels=kernels, **gang))
+        slots = {"cuda.device": gpu} if gpu else {}
+        made = await a_pending_session(self.engine, self.user, cpu=cpu, mem=mem, kernels=kernels, slots=slots, **gang)
+        self.sessions.append(made)
 
     async def offer(self, name: str, cpu: int, mem: int) -> None:
-        await nodes.register(self.engine, an_agent(name, cpu=cpu, mem=mem))
+        await nodes.register(self.engine, an_agent(name, cpu=cpu, mem=mem, devices=GPUS[: cpu // 500]))
 
     async def schedule(self) -> None:
         decisions = decide(await read_snapshot(self.engine, "default"), Policy())
@@ -145,7 +152,7 @@ class Ledger:
 
     async def come_back(self, name: str, cpu: int, mem: int) -> None:
         """As a node does: it registers, then reports what it still has; only what it has stays fenced."""
-        await nodes.register(self.engine, an_agent(name, cpu=cpu, mem=mem))
+        await nodes.register(self.engine, an_agent(name, cpu=cpu, mem=mem, devices=GPUS))
         before = await self._fenced_on(name)
         await nodes.release_fenced(self.engine, name, before[:1])
         assert set(before[:1]) <= set(await self._fenced_on(name))
@@ -222,9 +229,9 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self) -> None:
         self._do(self._ledger.begin())
 
-    @rule(cpu=cores, mem=memory, kernels=st.integers(1, 2))
-    def submit(self, cpu: int, mem: int, kernels: int) -> None:
-        self._do(self._ledger.submit(cpu, mem, kernels))
+    @rule(cpu=cores, mem=memory, kernels=st.integers(1, 2), gpu=gpus)
+    def submit(self, cpu: int, mem: int, kernels: int, gpu: int) -> None:
+        self._do(self._ledger.submit(cpu, mem, kernels, gpu))
 
     @rule(name=names, cpu=cores, mem=memory)
     def offer_more_or_less(self, name: str, cpu: int, mem: int) -> None:

@@ -32,7 +32,7 @@ class RecordedLives:
     begun: list[str] = field(default_factory=list)
     cancelled: list[tuple[str, Cancel]] = field(default_factory=list)
     asked: list[tuple[str, str, object]] = field(default_factory=list)
-    answer: Answer = field(default_factory=lambda: Answer(True))
+    answer: Answer | Exception = field(default_factory=lambda: Answer(True))
     scheduled: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
     without_workflow: set[str] = field(default_factory=set)
@@ -44,8 +44,10 @@ class RecordedLives:
         self.cancelled.append((str(row["id"]), cancel))
         return True
 
-    async def ask(self, row: Mapping[str, Any], update: str, wish: object) -> Answer:
+    async def ask(self, row: Mapping[str, Any], update: str, wish: object, *, within_s: float = 30) -> Answer:
         self.asked.append((str(row["id"]), update, wish))
+        if isinstance(self.answer, Exception):
+            raise self.answer
         return self.answer
 
     async def schedule(self, group: str, policy: str) -> None:

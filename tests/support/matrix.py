@@ -33,6 +33,7 @@ MAY: dict[str, dict[str, Who]] = {
     "user": {
         "session:read": (ALL, ALL, ALPHA, ONE, OWN),
         "session:update": (ALL, OWN, ALPHA, OWN, OWN),
+        "session:commit": (ALL, OWN, ALPHA, OWN, OWN),
         "session:delete": (ALL, OWN, ALPHA, ONE, OWN),
         "session:logs": (ALL, OWN, ALPHA, ONE, OWN),
         "session:execute": (ALL, OWN, ALPHA, OWN, OWN),
@@ -106,6 +107,14 @@ ROUTE_CASES: dict[str, Case] = {
         may="session:update", path="/session/{session}/extend", body={"for": "2h"}, **_SESSION
     ),
     "GET /idle": Case("cluster", "everybody", "/idle"),
+    "POST /session/{ref}/resize": Case(
+        may="session:update", path="/session/{session}/resize", body={"resources": {"cpu": "2"}}, **_SESSION
+    ),
+    "POST /session/{ref}/restart": Case(may="session:update", path="/session/{session}/restart", **_SESSION),
+    "PATCH /session/{ref}": Case(may="session:update", path="/session/{session}", **_SESSION),
+    "POST /session/{ref}/commit": Case(
+        may="session:commit", path="/session/{session}/commit", body={"image": "mine:1"}, **_SESSION
+    ),
     "GET /stats": Case("cluster", "everybody", "/stats"),
     "GET /metrics": Case("cluster", "all-readers", "/metrics"),
     "DELETE /session/{ref}": Case(may="session:delete", path="/session/{session}", **_SESSION),
