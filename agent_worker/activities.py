@@ -95,7 +95,8 @@ class NodeKernels(KernelActivities):
                 container.session_id,
                 container.kernel_id,
                 container.attempt,
-                self._runtime.logs(container, follow=False),
+                self._runtime.logs(container, follow=False, stamps=True),
+                stamped=True,
             )
             await self._runtime.remove(container)
             if container.attempt == order.attempt:

@@ -19,6 +19,7 @@ from temporalio.worker import Worker
 from agent_worker import dataplane
 from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
+from agent_worker.dataplane.places import Places
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
@@ -26,9 +27,11 @@ from agent_worker.presence import NodePresence
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
+from agent_worker.uses import Uses
 from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import KernelActivities, PresenceActivities, registered
+from moorage.contracts.dataplane import WEBSOCKETS
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 from moorage.domain.ids import checked_agent_id, new_id
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
@@ -77,8 +80,18 @@ async def run(settings: Settings) -> None:
     # Simulated sessions say themselves how busy they are.
     devices = runtime.devices if isinstance(runtime, SimulatedRuntime) else inventory.readings
     meter = Meter(runtime, devices)
-    app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter)
-    server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
+    places = Places(of_kernel=settings.agent_streams_per_kernel, of_node=settings.agent_streams)
+    uses = Uses()
+    app = dataplane.build(
+        runtime,
+        logs,
+        agent_id=settings.agent_id,
+        key=settings.dataplane_key,
+        meter=meter,
+        places=places,
+        uses=uses,
+    )
+    server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False, **WEBSOCKETS))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
 
     def info(containers: list[ContainerSeen], images: list[str]) -> AgentInfo:

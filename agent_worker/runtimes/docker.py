@@ -19,18 +19,22 @@ from docker.types import CancellableStream, Mount
 
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
+from agent_worker.runtimes import docker_files, docker_ports, docker_process
+from agent_worker.runtimes.archive import Owner
 from agent_worker.runtimes.contract import (
-    OUTPUT_CAP,
     CreateRefused,
-    ExecResult,
     Exited,
+    FileFound,
     ImageMissing,
     PullFailed,
     Runtime,
     Started,
 )
 from agent_worker.runtimes.devices import devices
+from agent_worker.runtimes.docker_logs import read_logs
+from agent_worker.runtimes.engine import Engine
 from agent_worker.runtimes.namespaces import Namespaces
+from agent_worker.runtimes.process import Order, Process
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
@@ -106,7 +110,8 @@ class DockerRuntime(Runtime):
         """`namespaces` are kept ready for the next starts."""
         self._node = names.node_label(cluster, agent_id)
         self._client = docker.APIClient(version="auto", timeout=120)
-        # A quiet log or event stream is no failure: no read timeout.
+        self._engine = Engine(self._client)
+        # A quiet event stream is no failure: no read timeout.
         self._streams = docker.APIClient(version=self._client.api_version, timeout=None)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
@@ -282,31 +287,26 @@ class DockerRuntime(Runtime):
             [one for one in found["Labels"].get(names.LABEL_DEVICES, "").split(",") if one],
         )
 
-    async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
-        def stream() -> Any:
-            lines = "all" if tail is None else tail
-            return self._streams.logs(container.container_id, stream=True, follow=follow, tail=lines)
+    def logs(
+        self, container: ContainerSeen, *, follow: bool, tail: int | None = None, since: str = "", stamps: bool = False
+    ) -> AsyncIterator[bytes]:
+        return read_logs(self._engine, container.container_id, follow=follow, tail=tail, since=since, stamps=stamps)
 
-        try:
-            async for chunk in self._stream(stream):
-                yield chunk
-        except NotFound:
-            return
+    async def attach(self, container: ContainerSeen, order: Order) -> Process:
+        return await docker_process.begin(self._engine, container.container_id, order)
 
-    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        out, err = bytearray(), bytearray()
-        try:
-            async with asyncio.timeout(timeout_s):
-                made = await self._call(lambda: self._client.exec_create(container.container_id, command)["Id"])
-                opened = partial(self._streams.exec_start, made, stream=True, demux=True)
-                async with aclosing(self._stream(opened)) as pieces:
-                    async for pieces_out, pieces_err in pieces:
-                        out += (pieces_out or b"")[: OUTPUT_CAP - len(out)]
-                        err += (pieces_err or b"")[: OUTPUT_CAP - len(err)]
-                code = (await self._call(lambda: self._client.exec_inspect(made)))["ExitCode"]
-        except APIError as error:
-            raise CreateRefused(_words(error)) from None
-        return ExecResult(int(code or 0), out.decode(errors="replace"), err.decode(errors="replace"))
+    async def find_file(self, container: ContainerSeen, path: str) -> FileFound:
+        return await docker_files.find(self._engine, container.container_id, path)
+
+    def download(self, container: ContainerSeen, path: str) -> AsyncIterator[bytes]:
+        return docker_files.download(self._engine, container.container_id, path)
+
+    async def upload(self, container: ContainerSeen, folder: str, archive: AsyncIterator[bytes]) -> None:
+        owner = Owner(*await self._call(lambda: self._user_of(container.container_id)))
+        await docker_files.upload(self._engine, container.container_id, folder, archive, owner)
+
+    async def connect(self, container: ContainerSeen, port: int) -> docker_ports.Opened:
+        return await docker_ports.connect(self._engine, container.container_id, port)
 
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         ids = [container.container_id for container in containers]
@@ -365,6 +365,7 @@ class DockerRuntime(Runtime):
         with suppress(DockerException, requests.RequestException, OSError):
             await self.namespaces.close()
         self._closing.set()
+        await self._engine.close()
         for threads in (self._threads, self._stops):
             threads.shutdown(wait=False, cancel_futures=True)
         for client in (self._client, self._streams):

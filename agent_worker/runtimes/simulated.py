@@ -4,14 +4,14 @@ A session's environment configures what happens: MOORAGE_SIM_RUN_S (ends by itse
 MOORAGE_SIM_EXIT_CODE, MOORAGE_SIM_CREATE_S (latency), MOORAGE_SIM_OOM=1, MOORAGE_SIM_FAIL_CREATE=1,
 MOORAGE_SIM_IGNORE_STOP=1; and what it is measured to use, as a part of what it asked for: MOORAGE_SIM_CPU (0.5),
 MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5). The commands `exit N` and `sleep N` do what they say. Images
-`missing/…` don't exist.
+`missing/…` don't exist. Ports from 1024 on send back what they get. Files are in memory and gone with the agent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
+import socket
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,14 +21,19 @@ from pathlib import Path
 from agent_worker.metrics.reading import Reading, Readings
 from agent_worker.runtimes.contract import (
     CreateRefused,
-    ExecResult,
     Exited,
+    FileFound,
     ImageMissing,
+    PortClosed,
     PullFailed,
     Runtime,
     Started,
 )
+from agent_worker.runtimes.process import Order, Process
+from agent_worker.runtimes.simulated_files import SimulatedFiles
+from agent_worker.runtimes.simulated_process import SimulatedProcess
 from moorage.contracts.accelerators import Reservation
+from moorage.domain.log_lines import stamp_at
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM, SHARES_OF_A_DEVICE
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -37,6 +42,7 @@ from moorage.domain.stats import DeviceReading
 _USES = {CPU: "MOORAGE_SIM_CPU", MEM: "MOORAGE_SIM_MEM", "device": "MOORAGE_SIM_DEVICE"}
 _IO_S, _NET_S = 100_000, 50_000  # bytes a second
 _DEVICE_MEM = 80 * 1024**3
+_FIRST_ECHO = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,8 @@ class SimulatedRuntime(Runtime):
         self._containers = {container.container_id: container for container in _load(file)}
         self._clocks: dict[str, asyncio.TimerHandle] = {}
         self._wound = False
-        self._files: dict[str, dict[str, str]] = {}  # container → path → base64; never saved
+        self._files: dict[str, SimulatedFiles] = {}  # by container; never saved
+        self._echoes: set[asyncio.Task[None]] = set()
 
     async def capacity(self) -> dict[str, int]:
         return {CPU: 16_000, MEM: 64 * 1024**3}
@@ -119,7 +126,7 @@ class SimulatedRuntime(Runtime):
         if container is None:
             container = _new(container_id, spec)
             self._containers[container_id] = container
-            self._files[container_id] = spec.files
+            self._files[container_id] = SimulatedFiles(spec.files)
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
@@ -165,17 +172,39 @@ class SimulatedRuntime(Runtime):
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
 
-    async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
-        if container.container_id in self._containers and tail != 0:
-            yield b"simulated: started\n"
+    async def logs(
+        self, container: ContainerSeen, *, follow: bool, tail: int | None = None, since: str = "", stamps: bool = False
+    ) -> AsyncIterator[bytes]:
+        found = self._containers.get(container.container_id)
+        stamp = stamp_at(found.started) if found else ""
+        if found and tail != 0 and since <= stamp:
+            yield (f"{stamp} " if stamps else "").encode() + b"simulated: started\n"
         while follow and self._runs(container):  # noqa: ASYNC110 (the end is a time on the clock, no event)
             await asyncio.sleep(0.1)
 
-    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        content = self._files.get(container.container_id, {}).get(command[-1]) if command[0] == "cat" else None
-        if content is not None:
-            return ExecResult(0, base64.b64decode(content).decode(errors="replace"), "")
-        return ExecResult(0, f"simulated: {' '.join(command)}\n", "")
+    async def attach(self, container: ContainerSeen, order: Order) -> Process:
+        return SimulatedProcess(order, self._files_of(container).read)
+
+    async def find_file(self, container: ContainerSeen, path: str) -> FileFound:
+        return self._files_of(container).find(path)
+
+    def download(self, container: ContainerSeen, path: str) -> AsyncIterator[bytes]:
+        return self._files_of(container).download(path)
+
+    async def upload(self, container: ContainerSeen, folder: str, archive: AsyncIterator[bytes]) -> None:
+        await self._files_of(container).upload(folder, archive)
+
+    async def connect(self, container: ContainerSeen, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if port < _FIRST_ECHO:
+            raise PortClosed(f"nothing answers on port {port} of the container")
+        ours, theirs = socket.socketpair()
+        echo = asyncio.create_task(_echo(theirs))
+        self._echoes.add(echo)
+        echo.add_done_callback(self._echoes.discard)
+        return await asyncio.open_connection(sock=ours)
+
+    def _files_of(self, container: ContainerSeen) -> SimulatedFiles:
+        return self._files.setdefault(container.container_id, SimulatedFiles({}))
 
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         """The node uses what its containers do."""
@@ -212,6 +241,8 @@ class SimulatedRuntime(Runtime):
     async def close(self) -> None:
         for clock in self._clocks.values():
             clock.cancel()
+        for echo in self._echoes:
+            echo.cancel()
 
     def _runs(self, container: ContainerSeen) -> bool:
         found = self._containers.get(container.container_id)
@@ -271,3 +302,15 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         devices=dict(spec.devices),
         uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
     )
+
+
+async def _echo(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    try:
+        while data := await reader.read(64 * 1024):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
