@@ -38,24 +38,29 @@ from api.routes import (
     cluster,
     decisions,
     domains,
+    files,
     grants,
     graphql,
     groups,
     keypairs,
     limits,
+    logs,
     metrics,
     oidc,
     policies,
+    ports,
     projects,
     quotas,
     roles,
     secrets,
     sessions,
     stats,
+    terminal,
     tokens,
     users,
 )
 from moorage import log
+from moorage.contracts.dataplane import WEBSOCKETS
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
 from moorage.seal import Seal
@@ -71,19 +76,23 @@ ROOMS = (
     cluster,
     decisions,
     domains,
+    files,
     grants,
     graphql,
     groups,
     keypairs,
     limits,
+    logs,
     metrics,
     oidc,
     policies,
+    ports,
     projects,
     quotas,
     roles,
     secrets,
     stats,
+    terminal,
     tokens,
     users,
 )
@@ -108,7 +117,10 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
         )
         logins = Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock, forget=memory.forget)
         listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes:
+        async with (
+            httpx.AsyncClient(limits=httpx.Limits(max_connections=500)) as nodes,
+            httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0)) as streams,
+        ):
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
@@ -121,6 +133,7 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
+                streams=streams,
                 rates=Rates(windows, anonymous=settings.anonymous_rate_limit),
                 floods=Floods(),
             )
@@ -146,7 +159,7 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
     for room in ROOMS:
         app.include_router(room.router)
     permissions.check_table([*app.routes, *(route for room in ROOMS for route in room.router.routes)])
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(Counted)
     app.add_middleware(Recorded)
     app.add_middleware(Origin, trusted=trusted)  # the last one is asked first
@@ -205,6 +218,7 @@ def main() -> None:
         access_log=False,
         proxy_headers=False,  # it would believe whoever connects from this machine; api/origin.py knows whom to
         timeout_graceful_shutdown=3,
+        **WEBSOCKETS,
     )
 
 

@@ -13,7 +13,7 @@ import httpx
 
 from agent_worker.runtimes.archive import Owner, checked
 from agent_worker.runtimes.contract import FileFound, FileRefused, RuntimeRefusal
-from agent_worker.runtimes.engine import CHUNK, Engine, Missing
+from agent_worker.runtimes.engine import Engine, Missing
 
 _FOLDER = 1 << 31  # of Go's file modes
 _PERMISSIONS = 0o777
@@ -33,7 +33,7 @@ async def find(engine: Engine, container_id: str, path: str) -> FileFound:
 async def download(engine: Engine, container_id: str, path: str) -> AsyncIterator[bytes]:
     real, _ = await _found(engine, container_id, path)
     async with _refusing(path), engine.stream("GET", _archive(container_id), params={"path": real}) as answer:
-        async for piece in answer.aiter_raw(CHUNK):
+        async for piece in answer.aiter_raw():
             yield piece
 
 

@@ -19,8 +19,12 @@ async def read_logs(
     at_start = True
     try:
         async with engine.stream("GET", f"/containers/{container_id}/logs", params=params) as answer:
-            async for _, payload in Frames(answer.aiter_raw(CHUNK)):
-                yield payload if at_start or not stamps else payload[STAMP_BYTES:]
+            frames, batch = Frames(answer.aiter_raw()), bytearray()
+            async for _, payload in frames:
+                batch += payload if at_start or not stamps else payload[STAMP_BYTES:]
                 at_start = payload.endswith(b"\n")
+                if not frames.another or len(batch) >= CHUNK:
+                    yield bytes(batch)
+                    batch.clear()
     except Missing:
         return

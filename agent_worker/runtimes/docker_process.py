@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -21,6 +22,7 @@ from moorage import log
 _GRACE_S = 3.0
 # Docker closes the outputs a moment before it knows the exit code.
 _CODE_WITHIN_S = 10.0
+_BEGUN_WITHIN_S = 10.0
 _log = log.get("docker")
 
 
@@ -52,7 +54,6 @@ class DockerProcess(Process):
         self._engine, self._container_id, self._exec_id = engine, container_id, exec_id
         self._stream, self._closing = stream, closing
         self._frames = None if tty else Frames(self._pieces())
-        self._leader = 0
 
     async def read(self) -> tuple[int, bytes] | None:
         if self._frames is not None:
@@ -71,16 +72,10 @@ class DockerProcess(Process):
 
     async def resize(self, window: Window) -> None:
         """Docker knows no terminal before the command has begun, and none after its end."""
+        await self._begun()
         params = {"h": str(window.rows), "w": str(window.cols)}
-        for _ in range(20):
-            try:
-                await self._engine.ask("POST", f"/exec/{self._exec_id}/resize", params=params)
-                return
-            except RuntimeRefusal:
-                found = await self._inspect()
-                if found["ExitCode"] is not None:
-                    return
-                await asyncio.sleep(0.02)
+        with suppress(RuntimeRefusal):
+            await self._engine.ask("POST", f"/exec/{self._exec_id}/resize", params=params)
 
     async def signal(self, name: str) -> bool:
         leader, first = await self._numbers()
@@ -101,18 +96,28 @@ class DockerProcess(Process):
         with suppress(httpx.HTTPError, httpcore.NetworkError, OSError):
             await self._closing.aclose()
         try:
-            if not (await self._inspect())["Running"]:
-                return
             leader, first = await self._numbers()
-            await reach.end(leader, first, _GRACE_S)
+            if leader:
+                await reach.end(leader, first, _GRACE_S)
         except (httpx.HTTPError, RuntimeRefusal) as error:
             _log.warning("a command may go on in its container", container=self._container_id, error=str(error)[:200])
 
     async def _numbers(self) -> tuple[int, int]:
         """Of the command and of the container's first process, on this host; 0 for what does not run."""
-        leader = int((await self._inspect())["Pid"])
-        found = (await self._engine.ask("GET", f"/containers/{self._container_id}/json")).json()
-        return leader, int(found["State"]["Pid"])
+        found = await self._begun()
+        if not found["Running"]:
+            return 0, 0
+        container = (await self._engine.ask("GET", f"/containers/{self._container_id}/json")).json()
+        return int(found["Pid"]), int(container["State"]["Pid"])
+
+    async def _begun(self) -> dict[str, Any]:
+        """Docker answers before the command runs; what was not waited for could be neither resized nor ended."""
+        deadline = time.monotonic() + _BEGUN_WITHIN_S
+        while not (found := await self._inspect())["Pid"] and found["ExitCode"] is None:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.01)
+        return found
 
     async def _inspect(self) -> dict[str, Any]:
         found: dict[str, Any] = (await self._engine.ask("GET", f"/exec/{self._exec_id}/json")).json()

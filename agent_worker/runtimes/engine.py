@@ -86,6 +86,12 @@ class Frames:
         del self._held[:size]
         return output, payload
 
+    @property
+    def another(self) -> bool:
+        """Whether a whole one has come already."""
+        head = self._held[:_HEAD_BYTES]
+        return len(head) == _HEAD_BYTES and len(self._held) >= _HEAD_BYTES + int.from_bytes(head[4:], "big")
+
     async def _have(self, size: int) -> None:
         while len(self._held) < size and (piece := await anext(self._pieces, b"")):
             self._held += piece

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from agent_worker.runtimes.process import STDOUT, Order, Process, Window
 
-_READ_AHEAD = 16
+_READ_AHEAD = 1
 _SHELLS = {"sh", "bash"}
 _INTERRUPT = b"\x03"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import shlex
 import sys
 from math import isfinite, nan
@@ -24,13 +25,14 @@ FAILED = 125  # the session itself failed, not the command in it
 INTERRUPTED = 130
 
 
-def _length(help: str) -> OptionInfo:
+def length(help: str) -> OptionInfo:
     """An option that takes a length of time."""
     option: OptionInfo = typer.Option(parser=parse_seconds, metavar="TIME", help=help)
     return option
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Kernel = Annotated[str, typer.Option(help="Of a gang: main1, sub1, sub2 and so on.")]
 Ref = Annotated[str, typer.Argument(help="Session id or name.")]
 
 
@@ -57,10 +59,10 @@ def run(
     preemptible: Annotated[bool | None, typer.Option(help="Whether it may be stopped for others.")] = None,
     job_priority: Annotated[int | None, typer.Option(help="Higher may preempt lower.")] = None,
     on_node_loss: Annotated[NodeLossPolicy | None, typer.Option(help="End, or start on another node.")] = None,
-    pending_timeout: Annotated[float | None, _length("Longest wait for a node, for example 10m.")] = None,
-    lifetime: Annotated[float | None, _length("Longest life from RUNNING on, for example 8h.")] = None,
-    batch_timeout: Annotated[float | None, _length("The same, for batch sessions only.")] = None,
-    grace: Annotated[float | None, _length("From the stop signal to the kill; 10s by default.")] = None,
+    pending_timeout: Annotated[float | None, length("Longest wait for a node, for example 10m.")] = None,
+    lifetime: Annotated[float | None, length("Longest life from RUNNING on, for example 8h.")] = None,
+    batch_timeout: Annotated[float | None, length("The same, for batch sessions only.")] = None,
+    grace: Annotated[float | None, length("From the stop signal to the kill; 10s by default.")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Return as soon as it is queued.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -153,16 +155,29 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
 def logs(
     ref: Ref,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the session ends.")] = False,
+    since: Annotated[str | None, typer.Option(help="From then on: an ISO time, or a span back as 10m.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="The last lines only.")] = None,
+    timestamps: Annotated[bool, typer.Option("-t", "--timestamps", help="When each line was written.")] = False,
+    kernel: Kernel = "main1",
+    attempt: Annotated[int | None, typer.Option(min=0, help="An earlier attempt, as far as it is kept.")] = None,
     json: AsJson = False,
 ) -> None:
     """Print what a session wrote."""
+    wanted = {"since": since, "tail": tail, "attempt": attempt, "timestamps": "true" if timestamps else None}
+    params = {"kernel": kernel} | {name: str(value) for name, value in wanted.items() if value is not None}
     client = Client()
-    for text in client.follow_logs(ref) if follow else [client.logs(ref)]:
+    if json and not follow:
+        text = b"".join(client.read_logs(ref, params)).decode(errors="replace")
+        return show.as_json({"text": text})
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    whole = (decode(piece) for piece in client.read_logs(ref, params))
+    for text in client.follow_logs(ref, params) if follow else whole:
         if json:
             show.as_json({"text": text})
         else:
             sys.stdout.write(text)
         sys.stdout.flush()
+    return None
 
 
 def stop(
@@ -178,14 +193,9 @@ def stop(
     return print(how_it_ended(session))
 
 
-def execute(
-    ref: Ref,
-    command: Annotated[list[str], typer.Argument(help="Command, after `--`.")],
-    timeout: Annotated[float, _length("How long it may take.")] = 60.0,
-    json: AsJson = False,
-) -> None:
-    """Run a command in a session's container. The exit code is the command's."""
-    outcome = Client().execute(ref, command, timeout)
+def execute_and_wait(ref: str, command: list[str], timeout_s: float, kernel: str, *, json: bool) -> None:
+    """What it wrote is printed when it has ended."""
+    outcome = Client().execute(ref, command, timeout_s, kernel)
     if json:
         show.as_json(outcome)
     else:
