@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from agent_worker.kept_logs import KeptLogs
 
@@ -46,3 +47,32 @@ async def test_the_newest_attempt_is_found(tmp_path: Path) -> None:
 
 def test_a_kernel_that_never_ran_here_has_no_log(tmp_path: Path) -> None:
     assert KeptLogs(tmp_path, cap_bytes=100).newest("s", "k") is None
+
+
+STAMPED = b"".join(f"2026-01-31T12:00:0{second}.000000000Z line {second}\n".encode() for second in range(10))
+
+
+async def _read(logs: KeptLogs, **wanted: Any) -> bytes:
+    kept = logs.find("s", "k", 3)
+    assert kept is not None
+    return b"".join([piece async for piece in kept.read(**wanted)])
+
+
+async def test_lines_are_kept_with_their_times_and_read_from_one_on(tmp_path: Path) -> None:
+    logs = KeptLogs(tmp_path, cap_bytes=10_000)
+    await logs.keep("s", "k", 3, _chunks(STAMPED), stamped=True)
+    assert await _read(logs, stamps=True) == STAMPED
+    assert await _read(logs, tail=2) == b"line 8\nline 9\n"
+    assert await _read(logs, since="2026-01-31T12:00:08.500000000Z") == b"line 9\n"
+    assert await _read(logs, since="2026-01-31T12:00:05.000000000Z", tail=1) == b"line 9\n"
+    assert await _read(logs, since="2026-02-01T00:00:00.000000000Z") == b""
+    assert logs.find("s", "k", 2) is None
+
+
+async def test_half_of_a_stamp_is_never_shown_as_something_that_was_written(tmp_path: Path) -> None:
+    logs = KeptLogs(tmp_path, cap_bytes=200)
+    await logs.keep("s", "k", 3, _chunks(STAMPED), stamped=True)
+    lines = (await _read(logs)).decode().splitlines()
+    assert lines[0] == "line 0"
+    assert lines[-2:] == ["line 8", "line 9"]
+    assert [line for line in lines if not line.startswith(("line", "[…", "2026-01-31"))] in ([], [""])
