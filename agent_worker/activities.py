@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
-from agent_worker.last_words import READ_BYTES, last_lines, without
+from agent_worker.last_words import LINES, READ_BYTES, last_lines, without
 from agent_worker.metrics.meter import Meter
 from agent_worker.probes import Prober
 from agent_worker.proofs import Proofs
@@ -175,7 +175,8 @@ class NodeKernels(KernelActivities):
                     container.session_id,
                     container.kernel_id,
                     container.attempt,
-                    self._runtime.logs(container, follow=False),
+                    self._runtime.logs(container, follow=False, stamps=True),
+                    stamped=True,
                 )
         except Exception as error:
             words = f"{type(error).__name__}: {error}"[:200]
@@ -184,8 +185,13 @@ class NodeKernels(KernelActivities):
 
     async def _last_lines(self, container: ContainerSeen) -> str:
         """Of the log that was kept."""
-        names = (container.session_id, container.kernel_id, container.attempt)
-        return last_lines(self._logs.end_of(*names, READ_BYTES), await self._runtime.given(container))
+        kept = self._logs.find(container.session_id, container.kernel_id, container.attempt)
+        if kept is None:
+            return ""
+        end = b""
+        async for piece in kept.read(tail=LINES):
+            end = (end + piece)[-READ_BYTES:]
+        return last_lines(end, await self._runtime.given(container))
 
     async def _running(self, kernel_id: str, attempt: int) -> ContainerSeen | None:
         found = await self._of(kernel_id, below=attempt + 1)

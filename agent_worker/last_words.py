@@ -10,7 +10,7 @@ _SHORTEST_HIDDEN = 4
 # A line of a secret of several lines, such as a key.
 _SHORTEST_LINE = 8
 _HIDDEN = "[hidden]"
-_LINES = 20
+LINES = 20
 LAST_BYTES = 2048
 # Secrets are looked for in this much before the cut, so that none is cut in two and overlooked.
 READ_BYTES = 256 * 1024
@@ -34,7 +34,7 @@ def telling(values: Iterable[str]) -> set[str]:
 def last_lines(log: bytes, values: Iterable[str]) -> str:
     """The last 20 lines of a log, 2 KiB at most."""
     text = without(_text(log[-READ_BYTES:]), telling(values))
-    lines = [line.rstrip() for line in text.rstrip().splitlines()[-_LINES:]]
+    lines = [line.rstrip() for line in text.rstrip().splitlines()[-LINES:]]
     return _cut("\n".join(lines), LAST_BYTES)
 
 

@@ -21,6 +21,7 @@ from temporalio.worker import Worker
 from agent_worker import dataplane
 from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
+from agent_worker.dataplane.places import Places
 from agent_worker.disk_watch import DiskWatch
 from agent_worker.fence import Fence
 from agent_worker.idle_watch import IdleWatch, teller
@@ -33,9 +34,11 @@ from agent_worker.proofs import Proofs
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
+from agent_worker.uses import Uses
 from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import KernelActivities, PresenceActivities, registered
+from moorage.contracts.dataplane import WEBSOCKETS
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 from moorage.domain.ids import checked_agent_id, new_id
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
@@ -103,11 +106,20 @@ async def run(settings: Settings) -> None:
     # Simulated sessions say themselves how busy they are.
     devices = runtime.devices if isinstance(runtime, SimulatedRuntime) else inventory.readings
     meter = Meter(runtime, devices)
-    idle = IdleWatch(runtime, meter)
+    places = Places(of_kernel=settings.agent_streams_per_kernel, of_node=settings.agent_streams)
+    uses = Uses()
+    idle = IdleWatch(runtime, meter, last_use=uses.last_use)
     app = dataplane.build(
-        runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter, idle=idle.seen
+        runtime,
+        logs,
+        agent_id=settings.agent_id,
+        key=settings.dataplane_key,
+        meter=meter,
+        places=places,
+        uses=uses,
+        idle=idle.seen,
     )
-    server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
+    server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False, **WEBSOCKETS))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
     warnings = await runtime.prepare()
     for warning in warnings:

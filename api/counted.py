@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import answers
 from api.errors import problem
 from api.rates import Rate, is_free
 from moorage.db.audit import asking
@@ -17,7 +18,7 @@ class Counted:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_free(scope["path"]):
+        if scope["type"] not in answers.ASKED or is_free(scope["path"]):
             await self._app(scope, receive, send)
             return
         state, refused = scope["state"], False
@@ -26,7 +27,7 @@ class Counted:
             nonlocal refused
             if refused:
                 return
-            if message["type"] == "http.response.start":
+            if answers.begins(message):
                 if "rate" not in state:
                     state["rate"] = await _count(scope)
                     refused = bool(state["rate"] and state["rate"].retry_after_s)
@@ -47,7 +48,7 @@ async def _count(scope: Scope) -> Rate | None:
 
 async def _refuse(rate: Rate, scope: Scope, receive: Receive, send: Send) -> None:
     async def with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if answers.begins(message):
             _add_headers(message, rate)
         await send(message)
 

@@ -40,6 +40,7 @@ class Parts:
     lives: Lives
     changes: Changes
     nodes: httpx.AsyncClient
+    streams: httpx.AsyncClient  # as many connections as there are streams; each node bounds its own
     rates: Rates
     floods: Floods
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

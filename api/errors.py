@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import asyncpg
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
@@ -72,6 +72,10 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         inner = [{**one, "loc": one["loc"][1:]} for one in error.errors()]
         return problem(invalid_request(inner))
+
+    @app.exception_handler(WebSocketRequestValidationError)
+    async def invalid_opening(websocket: WebSocket, error: WebSocketRequestValidationError) -> JSONResponse:
+        return problem(invalid_request([{**one, "loc": one["loc"][1:]} for one in error.errors()]))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem
 from moorage.domain.errors import TooLarge
 
+_UPLOAD = re.compile(r"/session/[^/]+/files")
+
 
 class BodyLimit:
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
+        """An upload passes through and is never held, so that its limit is another."""
         self._app = app
-        self._max = max_bytes
+        self._max, self._max_upload = max_bytes, max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = self._max_upload if is_upload(scope) else self._max
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max:
-            await self._refuse(int(declared))(scope, receive, send)
+        if declared.isdigit() and int(declared) > most:
+            await _refuse(int(declared), most)(scope, receive, send)
             return
         seen, refused = 0, False
 
@@ -27,7 +33,7 @@ class BodyLimit:
             nonlocal seen, refused
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max:
+            if seen > most:
                 refused = True
                 return {"type": "http.disconnect"}
             return message
@@ -42,7 +48,12 @@ class BodyLimit:
             if not refused:
                 raise
         if refused:
-            await self._refuse(seen)(scope, receive, send)
+            await _refuse(seen, most)(scope, receive, send)
 
-    def _refuse(self, size: int) -> ASGIApp:
-        return problem(TooLarge(f"the body has {size} bytes or more; at most {self._max} are allowed"))
+
+def is_upload(scope: Scope) -> bool:
+    return scope.get("method") == "PUT" and _UPLOAD.fullmatch(scope["path"]) is not None
+
+
+def _refuse(size: int, most: int) -> ASGIApp:
+    return problem(TooLarge(f"the body has {size} bytes or more; at most {most} are allowed"))

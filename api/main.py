@@ -39,15 +39,18 @@ from api.routes import (
     cluster,
     decisions,
     domains,
+    files,
     grants,
     graphql,
     groups,
     idle,
     keypairs,
     limits,
+    logs,
     metrics,
     oidc,
     policies,
+    ports,
     projects,
     quotas,
     roles,
@@ -55,10 +58,12 @@ from api.routes import (
     secrets,
     sessions,
     stats,
+    terminal,
     tokens,
     users,
 )
 from moorage import log
+from moorage.contracts.dataplane import WEBSOCKETS
 from moorage.db.engine import connect as connect_database
 from moorage.domain.errors import MoorageError
 from moorage.seal import Seal
@@ -75,21 +80,25 @@ ROOMS = (
     cluster,
     decisions,
     domains,
+    files,
     grants,
     graphql,
     groups,
     idle,
     keypairs,
     limits,
+    logs,
     metrics,
     oidc,
     policies,
+    ports,
     projects,
     quotas,
     roles,
     running,
     secrets,
     stats,
+    terminal,
     tokens,
     users,
 )
@@ -114,7 +123,10 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
         )
         logins = Logins(engine, proof, signed, lifetime_s=settings.login_lifetime_s, clock=clock, forget=memory.forget)
         listening = [asyncio.create_task(one.listen()) for one in (changes, memory)]
-        async with httpx.AsyncClient(verify=_trust(), limits=httpx.Limits(max_connections=500)) as nodes:
+        async with (
+            httpx.AsyncClient(verify=_trust(), limits=httpx.Limits(max_connections=500)) as nodes,
+            httpx.AsyncClient(verify=_trust(), limits=httpx.Limits(max_keepalive_connections=0)) as streams,
+        ):
             app.state.parts = Parts(
                 settings=settings,
                 engine=engine,
@@ -127,6 +139,7 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
                 lives=lives or TemporalLives(await connect(settings, lazy=True)),
                 changes=changes,
                 nodes=nodes,
+                streams=streams,
                 rates=Rates(windows, anonymous=settings.anonymous_rate_limit),
                 floods=Floods(),
             )
@@ -152,7 +165,7 @@ def build(settings: Settings, lives: Lives | None = None, clock: Clock = time.ti
     for room in ROOMS:
         app.include_router(room.router)
     permissions.check_table([*app.routes, *(route for room in ROOMS for route in room.router.routes)])
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(Counted)
     app.add_middleware(Recorded)
     app.add_middleware(Origin, trusted=trusted)  # the last one is asked first
@@ -211,6 +224,7 @@ def main() -> None:
         access_log=False,
         proxy_headers=False,  # it would believe whoever connects from this machine; api/origin.py knows whom to
         timeout_graceful_shutdown=3,
+        **WEBSOCKETS,
     )
 
 

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import answers
 from moorage import log
 from moorage.db.audit import Asking, asking
 from moorage.domain.errors import InvalidRequest
@@ -40,7 +41,7 @@ class Origin:
         header = (b"x-request-id", asked.request_id.encode())
 
         async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if answers.begins(message) or answers.opens(message):
                 message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import permissions
+from api import answers, permissions
 from api.rates import network_of
 from moorage import log
 from moorage.db.audit import Asking, asking, write_alone
@@ -33,14 +33,15 @@ class Recorded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = asking.get()
-        if scope["type"] != "http" or asked is None:
+        if scope["type"] not in answers.ASKED or asked is None:
             await self._app(scope, receive, send)
             return
         answered = False
 
         async def recorded(message: Message) -> None:
             nonlocal answered
-            if message["type"] == "http.response.start":
+            answered = answered or answers.opens(message)  # what it opens for, its route has written
+            if answers.begins(message):
                 answered = True
                 await _record(scope, asked, message["status"])
             await send(message)
@@ -68,7 +69,8 @@ async def _record(scope: Scope, asked: Asking, status: int) -> None:
 
 def _changes(scope: Scope) -> bool:
     route = getattr(scope.get("route"), "path", "")
-    return scope["method"] not in _READING and f"{scope['method']} {route}" not in permissions.CHANGING_NOTHING
+    method = scope.get("method", "WEBSOCKET")
+    return method not in _READING and f"{method} {route}" not in permissions.CHANGING_NOTHING
 
 
 def _belongs(asked: Asking, status: int, *, changes: bool) -> bool:

@@ -34,6 +34,7 @@ def configure(level: str = "INFO", log_format: str = "json", *, role: str = "") 
     others = logging.StreamHandler(sys.stderr)
     others.setFormatter(_OneLine("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[others])
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 # In ASCII, so that nothing in a line ends it.
@@ -48,6 +49,11 @@ def _in_one_line(logger: object, method: str, event: MutableMapping[str, Any]) -
         elif isinstance(value, str):
             event[name] = one_line(value, _LONGEST)
     return event
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """uvicorn takes a WebSocket that was refused with an answer for one that was forgotten."""
+    return record.getMessage() != "ASGI callable returned without completing handshake."
 
 
 class _OneLine(logging.Formatter):

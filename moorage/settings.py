@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     api_host: str = Field("127.0.0.1", description="address the API listens on")
     api_port: int = Field(8090, description="port the API listens on")
     max_body_bytes: int = Field(1024 * 1024, description="largest request body")
+    max_upload_bytes: int = Field(
+        10 * 1024**3, ge=0, description="largest archive of files that may be sent into a session at once"
+    )
     trusted_proxies: str = Field(
         "", description="addresses and networks (CIDR), comma separated, whose X-Forwarded-For is believed"
     )
@@ -115,6 +118,10 @@ class Settings(BaseSettings):
     agent_disk_bytes: int = Field(
         0, ge=0, description="what a container may write to its own disk before it is killed; 0 sets no limit"
     )
+    agent_streams_per_kernel: int = Field(
+        32, ge=1, description="streams of one kernel at once: logs that are followed, terminals, files, ports"
+    )
+    agent_streams: int = Field(512, ge=1, description="the same of all kernels of the node")
     agent_fence_s: float = Field(20.0, description="without contact for so long, the agent stops its requeue sessions")
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

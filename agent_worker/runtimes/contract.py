@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 from agent_worker.metrics.reading import Readings
+from agent_worker.runtimes.process import STDERR, STDOUT, Order, Process
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.health import HealthCheck
 from moorage.domain.node import ContainerSeen
@@ -51,6 +52,18 @@ class GoesOn(TimeoutError):
     def __init__(self, runs: Callable[[], Awaitable[bool]]) -> None:
         super().__init__("it took too long and could not be ended")
         self.runs = runs
+
+
+class FileRefused(RuntimeRefusal):
+    """This can't be read or written there. `missing` if it is not there at all."""
+
+    def __init__(self, words: str, *, missing: bool = False) -> None:
+        super().__init__(words)
+        self.missing = missing
+
+
+class PortClosed(RuntimeRefusal):
+    """Nothing answers on this port of the container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,17 @@ def check_owner(image: str, owner: str | None, user: str) -> None:
     if owner is not None and (not owner or owner != user):
         whose = f"committed by {owner}" if owner else "which nobody here committed"
         raise CommitRefused(f"{image} is an image already, {whose}; take another name or tag")
+
+
+@dataclass(frozen=True, slots=True)
+class FileFound:
+    """`size` in bytes, `mode` the permission bits, `modified` in seconds since 1970."""
+
+    name: str
+    size: int
+    mode: int
+    modified: float
+    is_folder: bool
 
 
 class Runtime(ABC):
@@ -159,16 +183,52 @@ class Runtime(ABC):
         that it was given. A name that something else has is CommitRefused, but for an image of the same user."""
 
     @abstractmethod
-    def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
-        """What it wrote, or the last `tail` lines of it; with `follow` until it ends. Nothing if it is gone."""
+    def logs(
+        self, container: ContainerSeen, *, follow: bool, tail: int | None = None, since: str = "", stamps: bool = False
+    ) -> AsyncIterator[bytes]:
+        """What it wrote, or the last `tail` lines of it; with `follow` until it ends. Nothing if it is gone.
+
+        `since` leaves out what was written before that stamp (moorage.domain.log_lines). With `stamps` each line begins
+        with its own. Nothing is read ahead of whoever reads this.
+        """
 
     @abstractmethod
+    async def attach(self, container: ContainerSeen, order: Order) -> Process:
+        """Begins a command in it. CreateRefused if it can't be started."""
+
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
         """Runs a command in it; each output is cut at OUTPUT_CAP bytes. TimeoutError when it takes longer.
 
-        A command that was given up is killed with all that it started; GoesOn where the agent may not do that.
-        CreateRefused if it can't be started.
+        A command that was given up is hung up, as Process says. CreateRefused if it can't be started.
         """
+        outputs = {STDOUT: bytearray(), STDERR: bytearray()}
+        async with asyncio.timeout(timeout_s), await self.attach(container, Order(command)) as process:
+            while (found := await process.read()) is not None:
+                output, data = found
+                outputs[output] += data[: OUTPUT_CAP - len(outputs[output])]
+            code = await process.exit_code()
+        out, err = (bytes(one).decode(errors="replace") for one in outputs.values())
+        return ExecResult(code, out, err)
+
+    @abstractmethod
+    async def find_file(self, container: ContainerSeen, path: str) -> FileFound:
+        """FileRefused if there is none."""
+
+    @abstractmethod
+    def download(self, container: ContainerSeen, path: str) -> AsyncIterator[bytes]:
+        """A file, or a folder with all in it, as a tar whose names begin with its own. FileRefused if there is none."""
+
+    @abstractmethod
+    async def upload(self, container: ContainerSeen, folder: str, archive: AsyncIterator[bytes]) -> None:
+        """Unpacks a tar in a folder, as the container's user's files.
+
+        FileRefused, with the words, for what agent_worker.runtimes.archive doesn't let pass, and for a folder that is
+        none; what came before that entry may be there by then.
+        """
+
+    @abstractmethod
+    async def connect(self, container: ContainerSeen, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A TCP connection to a port of the container itself. PortClosed if nothing listens there."""
 
     @abstractmethod
     async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:

@@ -22,7 +22,9 @@ from docker.utils import kwargs_from_env
 from agent_worker.idle_label import idle_label
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
+from agent_worker.runtimes import docker_files, docker_ports, docker_process
 from agent_worker.runtimes.adoption import adopted, exit_of
+from agent_worker.runtimes.archive import Owner
 from agent_worker.runtimes.commits import Commits
 from agent_worker.runtimes.contract import (
     Checked,
@@ -30,6 +32,7 @@ from agent_worker.runtimes.contract import (
     CreateRefused,
     ExecResult,
     Exited,
+    FileFound,
     ImageMissing,
     PullFailed,
     Runtime,
@@ -38,14 +41,17 @@ from agent_worker.runtimes.contract import (
     check_use,
 )
 from agent_worker.runtimes.devices import devices
+from agent_worker.runtimes.docker_logs import read_logs
 from agent_worker.runtimes.egress import Egress
 from agent_worker.runtimes.ends import Heard, final_state
+from agent_worker.runtimes.engine import Engine
 from agent_worker.runtimes.inspected import age_s, check_of, own_values, well_labelled, words_of
 from agent_worker.runtimes.limits import limits, updated
 from agent_worker.runtimes.namespaces import Namespaces
 from agent_worker.runtimes.network_upkeep import tend
 from agent_worker.runtimes.networks import Networks, network
 from agent_worker.runtimes.one_file import write_file
+from agent_worker.runtimes.process import Order, Process
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from agent_worker.runtimes.within import Within
 from moorage.contracts import names
@@ -123,7 +129,8 @@ class DockerRuntime(Runtime):
         self._node = names.node_label(cluster, agent_id)
         address = kwargs_from_env() | ({"base_url": engine} if engine else {})
         self._client = docker.APIClient(version="auto", timeout=120, **address)
-        # A quiet log or event stream is no failure: no read timeout.
+        self._engine = Engine(self._client)
+        # A quiet event stream is no failure: no read timeout.
         self._streams = docker.APIClient(version=self._client.api_version, timeout=None, **address)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._stops = ThreadPoolExecutor(_STOP_THREADS, thread_name_prefix="docker-stop")
@@ -342,16 +349,13 @@ class DockerRuntime(Runtime):
     async def commit(self, container: ContainerSeen, image: str) -> Committed:
         return await self._commits.commit(container.container_id, image, self._call)
 
-    async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
-        def stream() -> Any:
-            lines = "all" if tail is None else tail
-            return self._streams.logs(container.container_id, stream=True, follow=follow, tail=lines)
+    def logs(
+        self, container: ContainerSeen, *, follow: bool, tail: int | None = None, since: str = "", stamps: bool = False
+    ) -> AsyncIterator[bytes]:
+        return read_logs(self._engine, container.container_id, follow=follow, tail=tail, since=since, stamps=stamps)
 
-        try:
-            async for chunk in self._stream(stream):
-                yield chunk
-        except NotFound:
-            return
+    async def attach(self, container: ContainerSeen, order: Order) -> Process:
+        return await docker_process.begin(self._engine, container.container_id, order)
 
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
         return await self._within.execute(container.container_id, command, timeout_s)
@@ -372,6 +376,19 @@ class DockerRuntime(Runtime):
             return values | {one.decode(errors="replace") for one in files}
 
         return await self._call(ask)
+
+    async def find_file(self, container: ContainerSeen, path: str) -> FileFound:
+        return await docker_files.find(self._engine, container.container_id, path)
+
+    def download(self, container: ContainerSeen, path: str) -> AsyncIterator[bytes]:
+        return docker_files.download(self._engine, container.container_id, path)
+
+    async def upload(self, container: ContainerSeen, folder: str, archive: AsyncIterator[bytes]) -> None:
+        owner = Owner(*await self._call(lambda: self._user_of(container.container_id)))
+        await docker_files.upload(self._engine, container.container_id, folder, archive, owner)
+
+    async def connect(self, container: ContainerSeen, port: int) -> docker_ports.Opened:
+        return await docker_ports.connect(self._engine, container.container_id, port)
 
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         ids = [container.container_id for container in containers]
@@ -437,6 +454,7 @@ class DockerRuntime(Runtime):
             await self.namespaces.close()
             await self._call(self.networks.close)
         self._closing.set()
+        await self._engine.close()
         for threads in (self._threads, self._stops):
             threads.shutdown(wait=False, cancel_futures=True)
         for client in (self._client, self._streams):

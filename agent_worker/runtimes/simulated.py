@@ -7,6 +7,7 @@ MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5), and in bytes MOORAGE_SIM_DI
 `sleep N` do what they say. Images `missing/…` don't exist. A container is well from MOORAGE_SIM_HEALTHY_AFTER_S (0)
 until MOORAGE_SIM_UNHEALTHY_AFTER_S (never) after its start: at other times its ports refuse, and commands in it exit
 with 1.
+Ports from 1024 on send back what they get. Files are in memory and gone with the agent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,7 +32,9 @@ from agent_worker.runtimes.contract import (
     CreateRefused,
     ExecResult,
     Exited,
+    FileFound,
     ImageMissing,
+    PortClosed,
     PullFailed,
     Runtime,
     Started,
@@ -38,8 +42,12 @@ from agent_worker.runtimes.contract import (
     check_owner,
     check_use,
 )
+from agent_worker.runtimes.process import Order, Process
+from agent_worker.runtimes.simulated_files import SimulatedFiles
+from agent_worker.runtimes.simulated_process import SimulatedProcess
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.health import health_check
+from moorage.domain.log_lines import stamp_at
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM, SHARES_OF_A_DEVICE
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -49,6 +57,7 @@ _USES = {CPU: "MOORAGE_SIM_CPU", MEM: "MOORAGE_SIM_MEM", "device": "MOORAGE_SIM_
 _IO_S, _NET_S = 100_000, 50_000  # bytes a second
 _IMAGE_BYTES = 100_000_000
 _DEVICE_MEM = 80 * 1024**3
+_FIRST_ECHO = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +134,9 @@ class SimulatedRuntime(Runtime):
         self._containers = {container.container_id: container for container in _load(file)}
         self._clocks: dict[str, asyncio.TimerHandle] = {}
         self._wound = False
-        self._files: dict[str, dict[str, str]] = {}  # container → path → base64; never saved
-        self._values: dict[str, set[str]] = {}  # of its variables; never saved
+        self._values: dict[str, set[str]] = {}  # of its variables and files; never saved
+        self._files: dict[str, SimulatedFiles] = {}  # by container; never saved
+        self._echoes: set[asyncio.Task[None]] = set()
 
     async def capacity(self) -> dict[str, int]:
         return {CPU: 16_000, MEM: 64 * 1024**3}
@@ -145,8 +155,8 @@ class SimulatedRuntime(Runtime):
         if container is None:
             container = _new(container_id, spec)
             self._containers[container_id] = container
-            self._values[container_id] = set(spec.env.values())
-            self._files[container_id] = dict(spec.files)
+            self._values[container_id] = _values(spec)
+            self._files[container_id] = SimulatedFiles(spec.files)
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
@@ -198,9 +208,7 @@ class SimulatedRuntime(Runtime):
         ]
 
     async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
-        files = self._files.setdefault(container.container_id, {})
-        if text or path in files:
-            files[path] = base64.b64encode(text.encode()).decode()
+        self._files_of(container).write(path, text.encode())
 
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
@@ -223,22 +231,47 @@ class SimulatedRuntime(Runtime):
         self._images_file.write_text(json.dumps(self._committed))
         return Committed(f"sim-{container.container_id}", _IMAGE_BYTES)
 
-    async def logs(self, container: ContainerSeen, *, follow: bool, tail: int | None = None) -> AsyncIterator[bytes]:
-        if container.container_id in self._containers and tail != 0:
-            yield b"simulated: started\n"
+    async def logs(
+        self, container: ContainerSeen, *, follow: bool, tail: int | None = None, since: str = "", stamps: bool = False
+    ) -> AsyncIterator[bytes]:
+        found = self._containers.get(container.container_id)
+        stamp = stamp_at(found.started) if found else ""
+        if found and tail != 0 and since <= stamp:
+            yield (f"{stamp} " if stamps else "").encode() + b"simulated: started\n"
         while follow and self._runs(container):  # noqa: ASYNC110 (the end is a time on the clock, no event)
             await asyncio.sleep(0.1)
 
-    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        content = self._files.get(container.container_id, {}).get(command[-1]) if command[0] == "cat" else None
-        if content is not None:
-            return ExecResult(0, base64.b64decode(content).decode(errors="replace"), "")
-        found = self._containers.get(container.container_id)
-        if found is None or found.has_ended():
+    async def attach(self, container: ContainerSeen, order: Order) -> Process:
+        if not self._runs(container):
             raise CreateRefused(f"container {container.container_id} is not running")
-        if not found.is_well():
+        return SimulatedProcess(order, self._files_of(container).read)
+
+    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
+        found = self._containers.get(container.container_id)
+        if found is not None and not found.has_ended() and not found.is_well():
             return ExecResult(1, "", "simulated: unwell\n")
-        return ExecResult(0, f"simulated: {' '.join(command)}\n", "")
+        return await super().execute(container, command, timeout_s)
+
+    async def find_file(self, container: ContainerSeen, path: str) -> FileFound:
+        return self._files_of(container).find(path)
+
+    def download(self, container: ContainerSeen, path: str) -> AsyncIterator[bytes]:
+        return self._files_of(container).download(path)
+
+    async def upload(self, container: ContainerSeen, folder: str, archive: AsyncIterator[bytes]) -> None:
+        await self._files_of(container).upload(folder, archive)
+
+    async def connect(self, container: ContainerSeen, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if port < _FIRST_ECHO:
+            raise PortClosed(f"nothing answers on port {port} of the container")
+        ours, theirs = socket.socketpair()
+        echo = asyncio.create_task(_echo(theirs))
+        self._echoes.add(echo)
+        echo.add_done_callback(self._echoes.discard)
+        return await asyncio.open_connection(sock=ours)
+
+    def _files_of(self, container: ContainerSeen) -> SimulatedFiles:
+        return self._files.setdefault(container.container_id, SimulatedFiles({}))
 
     async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
         found = self._containers.get(container.container_id)
@@ -250,9 +283,7 @@ class SimulatedRuntime(Runtime):
         return [Checked(one.seen(), check, max(0.0, time.time() - one.started)) for one, check in checks if check]
 
     async def given(self, container: ContainerSeen) -> set[str]:
-        files = self._files.get(container.container_id, {}).values()
-        values = self._values.get(container.container_id, set())
-        return values | {base64.b64decode(content).decode(errors="replace") for content in files}
+        return set(self._values.get(container.container_id, ()))
 
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         """The node uses what its containers do."""
@@ -292,6 +323,8 @@ class SimulatedRuntime(Runtime):
     async def close(self) -> None:
         for clock in self._clocks.values():
             clock.cancel()
+        for echo in self._echoes:
+            echo.cancel()
 
     def _runs(self, container: ContainerSeen) -> bool:
         found = self._containers.get(container.container_id)
@@ -361,6 +394,23 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
     )
 
 
+def _values(spec: KernelSpec) -> set[str]:
+    files = {base64.b64decode(content).decode(errors="replace") for content in spec.files.values()}
+    return {*spec.env.values(), *files}
+
+
 def _well(env: Mapping[str, str]) -> tuple[float, float | None]:
     until = env.get("MOORAGE_SIM_UNHEALTHY_AFTER_S")
     return float(env.get("MOORAGE_SIM_HEALTHY_AFTER_S", 0)), None if until is None else float(until)
+
+
+async def _echo(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    try:
+        while data := await reader.read(64 * 1024):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()

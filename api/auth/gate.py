@@ -23,6 +23,7 @@ from starlette.requests import HTTPConnection, Request
 from api.auth.acting import acting
 from api.auth.heads import Heads, acts_as, heads, raw_target
 from api.auth.memory import Known, Memory
+from api.limits import is_upload
 from moorage import signing
 from moorage.db import nonces, principals, tokens
 from moorage.db.audit import asking
@@ -116,6 +117,11 @@ class Authentication:
         """The secret is remembered for the key's next request; whoever signs wrongly has it looked up each time."""
         asked = _asked(said, connection)
         signing.check_date(asked.date, self._clock())
+        if claim.nonce and is_upload(connection.scope):
+            raise Unauthenticated(
+                "an upload is not held, so that it can't be signed with its body",
+                hint="send a token (Bearer) or the access key (Basic)",
+            )
         body = await connection.body() if claim.nonce and isinstance(connection, Request) else b""
         key = (signing.Scheme.MOORAGE, claim.access_key)
         known = self.memory.get(key)

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import httpx
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
 from api.changes import wait
 from api.deps import Parts, Who, With
-from api.schemas import CreateSession, Exec
+from api.schemas import CreateSession
 from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import Cancel
-from moorage.contracts.dataplane import issue_token
 from moorage.db import project_reference, sessions, submit
 from moorage.db.usage import kept
-from moorage.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from moorage.domain.errors import Conflict, InvalidRequest
 from moorage.domain.session import TERMINAL, Reason, SessionStatus
-from moorage.domain.tenancy import Principal
 from moorage.domain.usage import summary
 
 router = APIRouter(prefix="/session", tags=["sessions"])
 _log = log.get("api")
 # A notification lost with its connection is made up for after so long.
 _LOOK_AGAIN_S = 2.0
-_KEEP_ALIVE_S = 15.0
 _KEY_LENGTH = 200
 
 
@@ -82,7 +77,7 @@ async def show(
     """With `wait_from=STATUS`, answers when the status is another one, or after `wait_s` seconds."""
     row = await sessions.find(parts.engine, who, ref)
     if wait_from is not None:
-        row = await _changed(parts, row, wait_from, wait_s)
+        row = await changed(parts, row, wait_from, wait_s)
         if row["status"] in TERMINAL:
             row = await sessions.find(parts.engine, who, str(row["id"]))
     return _Json(shown(row, parts))
@@ -109,42 +104,6 @@ async def events(ref: str, who: Who, parts: With) -> Response:
     row = await sessions.find(parts.engine, who, ref)
     found = await sessions.events(parts.engine, str(row["id"]))
     return JSONResponse({"items": [{**event, "at": event["at"].isoformat()} for event in found]})
-
-
-@router.get(
-    "/{ref}/logs",
-    summary="What a session wrote",
-    response_class=Response,
-    responses={200: {"content": {"text/plain": {}, "text/event-stream": {}}}},
-)
-async def logs(
-    ref: str, who: Who, parts: With, follow: bool = False, tail: Annotated[int | None, Query(ge=0)] = None
-) -> Response:
-    """Plain text; with `follow=true` server-sent events `log` {"text"} until `end`. `tail` keeps the last lines."""
-    row = await sessions.find(parts.engine, who, ref, "session:logs")
-    if follow:
-        return StreamingResponse(_follow(parts, who, row), media_type="text/event-stream")
-    place = await sessions.main_kernel(parts.engine, str(row["id"]))
-    if place is None:
-        raise Conflict(f"session {row['name']} is {row['status']} and has not run", code="no-logs")
-    content = await _from_node(parts, "GET", "logs", row, place)
-    lines = content.content.splitlines(keepends=True)
-    body = b"".join(lines[-tail:] if tail else ([] if tail == 0 else lines))
-    return Response(body, media_type="text/plain; charset=utf-8")
-
-
-@router.post("/{ref}/exec", summary="Run a command in a running session")
-async def execute(ref: str, order: Exec, who: Who, parts: With) -> Response:
-    """Answers when it has ended: exit_code, stdout and stderr (1 MiB each at most)."""
-    row = await sessions.find(parts.engine, who, ref, "session:execute")
-    place = await sessions.main_kernel(parts.engine, str(row["id"]))
-    if row["status"] != SessionStatus.RUNNING or place is None:
-        raise Conflict(f"session {row['name']} is {row['status']}; exec needs RUNNING", code="session-not-running")
-    told = {"program": order.command[0][:80]}  # its arguments may hold secrets
-    await sessions.record_asked(parts.engine, who, "session:execute", str(row["id"]), after=told)
-    body = {"command": order.command, "timeout_s": order.timeout_s}
-    answer = await _from_node(parts, "POST", "exec", row, place, body=body, timeout_s=order.timeout_s + 10)
-    return JSONResponse(answer.json())
 
 
 class _Json(JSONResponse):
@@ -196,7 +155,8 @@ def _begin(parts: Parts, row: Mapping[str, Any]) -> None:
     task.add_done_callback(parts.tasks.discard)
 
 
-async def _changed(parts: Parts, row: Mapping[str, Any], status: str, wait_s: float) -> Mapping[str, Any]:
+async def changed(parts: Parts, row: Mapping[str, Any], status: str, wait_s: float) -> Mapping[str, Any]:
+    """The session once its status is another one, or as it is after so long."""
     session_id, deadline = str(row["id"]), time.monotonic() + wait_s
     event = parts.changes.subscribe(session_id)
     try:
@@ -208,66 +168,3 @@ async def _changed(parts: Parts, row: Mapping[str, Any], status: str, wait_s: fl
             await wait(event, min(left, _LOOK_AGAIN_S))
     finally:
         parts.changes.unsubscribe(session_id, event)
-
-
-async def _follow(parts: Parts, who: Principal, row: Mapping[str, Any]) -> AsyncIterator[str]:
-    """Waits until it runs, then passes on what it writes, until it has ended."""
-    while row["status"] in (
-        SessionStatus.PENDING,
-        SessionStatus.SCHEDULED,
-        SessionStatus.PREPARING,
-        SessionStatus.CREATING,
-    ):
-        yield ": keep-alive\n\n"
-        row = await _changed(parts, row, row["status"], _KEEP_ALIVE_S)
-    place = await sessions.main_kernel(parts.engine, str(row["id"]))
-    if place is not None:
-        try:
-            async with parts.nodes.stream(
-                "GET",
-                f"{place.address}/logs/{row['id']}/{place.kernel_id}",
-                params={"follow": "1"},
-                headers=_token(parts, place, "logs"),
-                timeout=httpx.Timeout(10, read=None),
-            ) as answer:
-                if answer.status_code == 200:
-                    async for chunk in answer.aiter_text():
-                        yield f"event: log\ndata: {json.dumps({'text': chunk})}\n\n"
-        except httpx.HTTPError:
-            yield "event: interrupted\ndata: {}\n\n"
-            return
-    yield "event: end\ndata: {}\n\n"
-
-
-async def _from_node(
-    parts: Parts,
-    method: str,
-    action: str,
-    row: Mapping[str, Any],
-    place: sessions.KernelPlace,
-    *,
-    body: object = None,
-    timeout_s: float = 30,
-) -> httpx.Response:
-    try:
-        answer = await parts.nodes.request(
-            method,
-            f"{place.address}/{action}/{row['id']}/{place.kernel_id}",
-            json=body,
-            headers=_token(parts, place, action),
-            timeout=timeout_s,
-        )
-    except httpx.HTTPError:
-        raise Unavailable(f"node {place.agent_id} ({place.agent_status}) does not answer; try again") from None
-    if answer.status_code == 404:
-        raise NotFound(f"node {place.agent_id} has no log of session {row['name']}", code="no-logs")
-    if answer.status_code != 200:
-        problem = answer.json()
-        raise Conflict(str(problem.get("title", "the node refused")), code=str(problem.get("code", "node-refused")))
-    return answer
-
-
-def _token(parts: Parts, place: sessions.KernelPlace, action: str) -> dict[str, str]:
-    key = parts.settings.dataplane_key
-    token = issue_token(key, agent_id=place.agent_id, kernel_id=place.kernel_id, action=action)
-    return {"Authorization": f"Bearer {token}"}

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
 from moorage.cli.profile import Profile, load_profile
 from moorage.cli.signed_in import SignedIn
+from moorage.cli.sockets import Address
 from moorage.domain.errors import MoorageError, Unavailable
 
 Json = dict[str, Any]
 
 WAIT_S = 10  # length of one long poll
+_PATIENCE_S, _AGAIN_S = 60.0, 0.5  # with a stream that broke off
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _LONG = httpx.Timeout(660.0, connect=5.0)  # a queue played forward for days, an image of gigabytes
 _ASKED = httpx.Timeout(45.0, connect=5.0)  # the API waits for a session's answer for 30 s
+_QUIET = httpx.Timeout(None, connect=5.0)  # a stream may be silent for long
 
 
 class Refused(MoorageError):
@@ -29,6 +36,7 @@ class Client:
 
     def __init__(self, profile: Profile | None = None) -> None:
         profile = profile or load_profile()
+        self._profile = profile
         self._endpoint = profile.endpoint
         self._http = httpx.Client(
             base_url=profile.endpoint,
@@ -67,27 +75,67 @@ class Client:
         items: list[Json] = self._json("GET", f"/session/{_quoted(ref)}/events")["items"]
         return items
 
-    def execute(self, ref: str, command: list[str], timeout_s: float) -> Json:
+    def execute(self, ref: str, command: list[str], timeout_s: float, kernel: str = "main1") -> Json:
         body = {"command": command, "timeout_s": timeout_s}
         timeout = httpx.Timeout(timeout_s + 30, connect=5.0)
-        return self._json("POST", f"/session/{_quoted(ref)}/exec", json=body, timeout=timeout)
+        params = {"kernel": kernel}
+        return self._json("POST", f"/session/{_quoted(ref)}/exec", json=body, params=params, timeout=timeout)
 
     def logs(self, ref: str) -> str:
         return self._request("GET", f"/session/{_quoted(ref)}/logs").text
 
-    def follow_logs(self, ref: str) -> Iterator[str]:
-        """Pieces of the log from its beginning until the session's container has ended."""
-        timeout = httpx.Timeout(None, connect=5.0)
-        try:
-            with self._http.stream(
-                "GET", f"/session/{_quoted(ref)}/logs", params={"follow": "true"}, timeout=timeout
-            ) as response:
-                if response.is_error:
-                    response.read()
-                    raise _problem(response)
-                yield from _log_pieces(response.iter_lines())
-        except httpx.TransportError as error:
-            raise self._no_answer(error) from None
+    def read_logs(self, ref: str, params: Mapping[str, str]) -> Iterator[bytes]:
+        with self._stream("GET", f"/session/{_quoted(ref)}/logs", params=params, timeout=_QUIET) as response:
+            yield from response.iter_bytes()
+
+    def follow_logs(self, ref: str, params: Mapping[str, str] | None = None) -> Iterator[str]:
+        """Pieces of the log until the session's container has ended.
+
+        A connection that breaks off is made again, behind the last piece that came; Unavailable if none comes again.
+        """
+        query, after, silent_since = {**(params or {}), "follow": "true"}, "", time.monotonic()
+        while True:
+            headers = {"Last-Event-ID": after} if after else {}
+            path = f"/session/{_quoted(ref)}/logs"
+            try:
+                with self._stream("GET", path, params=query, headers=headers, timeout=_QUIET) as response:
+                    for event, text in _log_events(response.iter_lines()):
+                        after, silent_since = event, time.monotonic()
+                        yield text
+                    return
+            except Unavailable:
+                if not after or time.monotonic() - silent_since > _PATIENCE_S:
+                    raise
+                time.sleep(_AGAIN_S)
+
+    def find_file(self, ref: str, path: str, kernel: str) -> Json:
+        params = {"path": path, "stat": "true", "kernel": kernel}
+        return self._json("GET", f"/session/{_quoted(ref)}/files", params=params)
+
+    def download(self, ref: str, path: str, kernel: str) -> Iterator[bytes]:
+        """A tar."""
+        params = {"path": path, "kernel": kernel}
+        with self._stream("GET", f"/session/{_quoted(ref)}/files", params=params, timeout=_QUIET) as response:
+            yield from response.iter_raw()
+
+    def upload(self, ref: str, folder: str, content: Iterator[bytes], kernel: str) -> Json:
+        """`content` is a tar, unpacked in the folder."""
+        params = {"path": folder, "kernel": kernel}
+        headers = {"Content-Type": "application/x-tar"}
+        return self._json(
+            "PUT", f"/session/{_quoted(ref)}/files", params=params, content=content, headers=headers, timeout=_LONG
+        )
+
+    def socket(self, ref: str, path: str, params: list[tuple[str, str]]) -> Address:
+        """Where a WebSocket of a session is, and what says who asks."""
+        asked = self._http.build_request("GET", f"/session/{_quoted(ref)}/{path}", params=tuple(params))
+        headers = dict(_who(self._profile))
+        if self._profile.signed_in:
+            headers["Authorization"] = self._request("GET", "/whoami").request.headers["Authorization"]
+        elif self._profile.access_key and not self._profile.token:
+            pair = f"{self._profile.access_key}:{self._profile.secret_key}"
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        return Address(re.sub("^http", "ws", str(asked.url)), headers)
 
     def stats(self, ref: str | None = None) -> Json:
         """Of one session, else of all that run."""
@@ -256,6 +304,17 @@ class Client:
         except httpx.TransportError:
             return False
 
+    @contextmanager
+    def _stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
+        try:
+            with self._http.stream(method, path, **options) as response:
+                if response.is_error:
+                    response.read()
+                    raise _problem(response)
+                yield response
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._no_answer(error) from None
+
     def _json(self, method: str, path: str, **options: Any) -> Json:
         response = self._request(method, path, **options)
         try:
@@ -310,18 +369,21 @@ def _problem(response: httpx.Response) -> MoorageError:
     return problem
 
 
-def _log_pieces(lines: Iterator[str]) -> Iterator[str]:
-    event, data = "", ""
+def _log_events(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """(id, text) of each piece, until the stream says that it is over."""
+    event, data, name = "", "", ""
     for line in lines:
         if line.startswith("event:"):
             event = line[6:].strip()
+        elif line.startswith("id:"):
+            name = line[3:].strip()
         elif line.startswith("data:"):
             data += line[5:].strip()
         elif not line:
             if event == "end":
                 return
             if event == "log":
-                yield str(json.loads(data)["text"])
+                yield name, str(json.loads(data)["text"])
             event, data = "", ""
     raise Unavailable("the log stream broke off")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import shlex
 import sys
 from math import isfinite, nan
@@ -33,13 +34,14 @@ FAILED = 125  # the session itself failed, not the command in it
 INTERRUPTED = 130
 
 
-def _length(help: str) -> OptionInfo:
+def length(help: str) -> OptionInfo:
     """An option that takes a length of time."""
     option: OptionInfo = typer.Option(parser=parse_seconds, metavar="TIME", help=help)
     return option
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Kernel = Annotated[str, typer.Option(help="Of a gang: main1, sub1, sub2 and so on.")]
 Ref = Annotated[str, typer.Argument(help="Session id or name.")]
 
 
@@ -69,10 +71,10 @@ def run(
     preemptible: Annotated[bool | None, typer.Option(help="Whether it may be stopped for others.")] = None,
     job_priority: Annotated[int | None, typer.Option(help="Higher may preempt lower.")] = None,
     on_node_loss: Annotated[NodeLossPolicy | None, typer.Option(help="End, or start on another node.")] = None,
-    pending_timeout: Annotated[float | None, _length("Longest wait for a node, for example 10m.")] = None,
-    lifetime: Annotated[float | None, _length("Longest life from RUNNING on, for example 8h.")] = None,
-    batch_timeout: Annotated[float | None, _length("The same, for batch sessions only.")] = None,
-    grace: Annotated[float | None, _length("From the stop signal to the kill; 10s by default.")] = None,
+    pending_timeout: Annotated[float | None, length("Longest wait for a node, for example 10m.")] = None,
+    lifetime: Annotated[float | None, length("Longest life from RUNNING on, for example 8h.")] = None,
+    batch_timeout: Annotated[float | None, length("The same, for batch sessions only.")] = None,
+    grace: Annotated[float | None, length("From the stop signal to the kill; 10s by default.")] = None,
     restart: Annotated[RestartPolicy | None, typer.Option(help="When its container has ended by itself.")] = None,
     max_restarts: Annotated[int | None, typer.Option(help="In a row; 5 by default. Then it ends as ERROR.")] = None,
     health_cmd: Annotated[
@@ -81,15 +83,15 @@ def run(
     health_port: Annotated[
         int | None, typer.Option(help="Port of it that accepts connections while it is well.")
     ] = None,
-    health_every: Annotated[float | None, _length("From one check to the next; 10s by default.")] = None,
-    health_timeout: Annotated[float | None, _length("How long one check may take; 5s by default.")] = None,
+    health_every: Annotated[float | None, length("From one check to the next; 10s by default.")] = None,
+    health_timeout: Annotated[float | None, length("How long one check may take; 5s by default.")] = None,
     health_retries: Annotated[int | None, typer.Option(help="Failures in a row; 3 by default.")] = None,
-    health_start_within: Annotated[float | None, _length("Until the first success; 60s by default.")] = None,
-    idle: Annotated[float | None, _length("Stopped when idle for so long, for example 1h.")] = None,
+    health_start_within: Annotated[float | None, length("Until the first success; 60s by default.")] = None,
+    idle: Annotated[float | None, length("Stopped when idle for so long, for example 1h.")] = None,
     idle_cpu: Annotated[float | None, typer.Option(help="Idle is below so many percent of its cores.")] = None,
     idle_device: Annotated[float | None, typer.Option(help="And of its devices.")] = None,
     idle_net: Annotated[float | None, typer.Option(help="And so many bytes a second of network.")] = None,
-    idle_grace: Annotated[float | None, _length("From the warning to the stop, for example 5m.")] = None,
+    idle_grace: Annotated[float | None, length("From the warning to the stop, for example 5m.")] = None,
     idle_dry_run: Annotated[bool | None, typer.Option("--idle-dry-run", help="Only tell when it would be.")] = None,
     no_idle: Annotated[bool | None, typer.Option("--no-idle", help="Never; for administrators.")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Return as soon as it is queued.")] = False,
@@ -210,16 +212,29 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
 def logs(
     ref: Ref,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the session ends.")] = False,
+    since: Annotated[str | None, typer.Option(help="From then on: an ISO time, or a span back as 10m.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="The last lines only.")] = None,
+    timestamps: Annotated[bool, typer.Option("-t", "--timestamps", help="When each line was written.")] = False,
+    kernel: Kernel = "main1",
+    attempt: Annotated[int | None, typer.Option(min=0, help="An earlier attempt, as far as it is kept.")] = None,
     json: AsJson = False,
 ) -> None:
     """Print what a session wrote."""
+    wanted = {"since": since, "tail": tail, "attempt": attempt, "timestamps": "true" if timestamps else None}
+    params = {"kernel": kernel} | {name: str(value) for name, value in wanted.items() if value is not None}
     client = Client()
-    for text in client.follow_logs(ref) if follow else [client.logs(ref)]:
+    if json and not follow:
+        text = b"".join(client.read_logs(ref, params)).decode(errors="replace")
+        return show.as_json({"text": text})
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    whole = (decode(piece) for piece in client.read_logs(ref, params))
+    for text in client.follow_logs(ref, params) if follow else whole:
         if json:
             show.as_json({"text": text})
         else:
             sys.stdout.write(text)
         sys.stdout.flush()
+    return None
 
 
 def stop(
@@ -235,14 +250,9 @@ def stop(
     return print(how_it_ended(session))
 
 
-def execute(
-    ref: Ref,
-    command: Annotated[list[str], typer.Argument(help="Command, after `--`.")],
-    timeout: Annotated[float, _length("How long it may take.")] = 60.0,
-    json: AsJson = False,
-) -> None:
-    """Run a command in a session's container. The exit code is the command's."""
-    outcome = Client().execute(ref, command, timeout)
+def execute_and_wait(ref: str, command: list[str], timeout_s: float, kernel: str, *, json: bool) -> None:
+    """What it wrote is printed when it has ended."""
+    outcome = Client().execute(ref, command, timeout_s, kernel)
     if json:
         show.as_json(outcome)
     else:

@@ -197,24 +197,26 @@ async def events(engine: AsyncEngine, session_id: str) -> list[Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class KernelPlace:
+    """`agent_id` is empty if the kernel never had a node."""
+
     kernel_id: str
     agent_id: str
     address: str
     agent_status: str
 
 
-async def main_kernel(engine: AsyncEngine, session_id: str) -> KernelPlace | None:
-    """Where the main kernel is or was last; None if it never had a node."""
+async def kernel_place(engine: AsyncEngine, session_id: str, role: str, idx: int) -> KernelPlace | None:
+    """Where a kernel is or was last; None if the session has no such kernel."""
     async with engine.connect() as connection:
         rows = await connection.execute(
             text(
-                "SELECT k.id, a.id AS agent, a.address, a.status FROM kernels k JOIN agents a ON a.id = k.agent_id"
-                " WHERE k.session_id = :id AND k.role = 'main'"
+                "SELECT k.id, a.id AS agent, a.address, a.status FROM kernels k LEFT JOIN agents a ON a.id = k.agent_id"
+                " WHERE k.session_id = :id AND k.role = :role AND k.idx = :idx"
             ),
-            {"id": session_id},
+            {"id": session_id, "role": role, "idx": idx},
         )
         row = rows.first()
-    return None if row is None else KernelPlace(str(row.id), row.agent, row.address, row.status)
+    return None if row is None else KernelPlace(str(row.id), row.agent or "", row.address or "", row.status or "")
 
 
 async def cluster(engine: AsyncEngine) -> dict[str, Any]:

@@ -34,9 +34,15 @@ async def http(
         yield client
 
 
-def _bearing(kernel_id: str, action: str, *, agent_id: str = "n1", key: str = KEY) -> dict[str, str]:
-    token = issue_token(key, agent_id=agent_id, kernel_id=kernel_id, action=action)
+def _bearing(
+    kernel_id: str, action: str, *, agent_id: str = "n1", key: str = KEY, session_id: str = ""
+) -> dict[str, str]:
+    token = issue_token(key, agent_id=agent_id, kernel_id=kernel_id, action=action, session_id=session_id)
     return {"Authorization": f"Bearer {token}"}
+
+
+def _for(spec: KernelSpec, action: str) -> dict[str, str]:
+    return _bearing(spec.kernel_id, action, session_id=spec.session_id)
 
 
 def _logs(spec: KernelSpec) -> str:
@@ -103,7 +109,7 @@ async def test_logs_of_a_running_container_come_from_the_runtime(
 ) -> None:
     spec = a_spec()
     await simulated_runtime.create(spec)
-    answer = await http.get(_logs(spec), headers=_bearing(spec.kernel_id, "logs"))
+    answer = await http.get(_logs(spec), headers=_for(spec, "logs"))
     assert (answer.status_code, answer.text) == (200, "simulated: started\n")
 
 
@@ -120,13 +126,16 @@ async def test_logs_of_an_ended_container_come_from_what_was_kept(
 ) -> None:
     spec = a_spec()
     await kept_logs.keep(spec.session_id, spec.kernel_id, 0, _lines())
-    assert (await http.get(_logs(spec) + query, headers=_bearing(spec.kernel_id, "logs"))).text == expected
+    assert (await http.get(_logs(spec) + query, headers=_for(spec, "logs"))).text == expected
 
 
 async def test_a_log_that_nobody_knows_is_not_found(http: httpx.AsyncClient) -> None:
     spec = a_spec()
-    answer = await http.get(_logs(spec), headers=_bearing(spec.kernel_id, "logs"))
+    answer = await http.get(_logs(spec), headers=_for(spec, "logs"))
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 
 
 @pytest.mark.parametrize(
@@ -134,16 +143,26 @@ async def test_a_log_that_nobody_knows_is_not_found(http: httpx.AsyncClient) -> 
     [
         {},
         {"Authorization": "Bearer nonsense"},
-        _bearing("another-kernel", "logs"),
-        _bearing("11111111-1111-4111-8111-111111111111", "exec"),
-        _bearing("11111111-1111-4111-8111-111111111111", "logs", agent_id="n2"),
-        _bearing("11111111-1111-4111-8111-111111111111", "logs", key="x" * 32),
+        _bearing("another-kernel", "logs", session_id=OTHER),
+        _bearing(ONE, "exec", session_id=OTHER),
+        _bearing(ONE, "logs", session_id=OTHER, agent_id="n2"),
+        _bearing(ONE, "logs", session_id=OTHER, key="x" * 32),
+        _bearing(ONE, "logs", session_id=ONE),
+        _bearing(ONE, "logs"),
     ],
-    ids=["none", "malformed", "other kernel", "other action", "other agent", "other key"],
+    ids=[
+        "none",
+        "malformed",
+        "other kernel",
+        "other action",
+        "other agent",
+        "other key",
+        "other session",
+        "no session",
+    ],
 )
 async def test_without_the_right_token_nothing_is_told(http: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    spec = a_spec(kernel_id="11111111-1111-4111-8111-111111111111")
-    answer = await http.get(_logs(spec), headers=headers)
+    answer = await http.get(f"/logs/{OTHER}/{ONE}", headers=headers)
     assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
 
 
@@ -152,18 +171,18 @@ async def test_a_command_answers_with_its_exit_code_and_outputs(
 ) -> None:
     spec = a_spec()
     await simulated_runtime.create(spec)
-    answer = await http.post(_exec(spec), json={"command": ["ls"]}, headers=_bearing(spec.kernel_id, "exec"))
+    answer = await http.post(_exec(spec), json={"command": ["ls"]}, headers=_for(spec, "exec"))
     assert answer.json() == {"exit_code": 0, "stdout": "simulated: ls\n", "stderr": ""}
 
 
 async def test_a_command_in_what_does_not_run_is_refused(http: httpx.AsyncClient) -> None:
     spec = a_spec()
-    answer = await http.post(_exec(spec), json={"command": ["ls"]}, headers=_bearing(spec.kernel_id, "exec"))
+    answer = await http.post(_exec(spec), json={"command": ["ls"]}, headers=_for(spec, "exec"))
     assert (answer.status_code, answer.json()["code"]) == (409, "session-not-running")
 
 
 @pytest.mark.parametrize("body", ["nonsense", "[]", "{}", '{"command": []}', '{"command": "ls"}', '{"command": [1]}'])
 async def test_a_malformed_command_is_a_bad_request(http: httpx.AsyncClient, body: str) -> None:
     spec = a_spec()
-    answer = await http.post(_exec(spec), content=body, headers=_bearing(spec.kernel_id, "exec"))
+    answer = await http.post(_exec(spec), content=body, headers=_for(spec, "exec"))
     assert answer.status_code == 400

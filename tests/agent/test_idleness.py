@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,8 +178,8 @@ class Node:
         return [one.stage for one in self.heard[before:]]
 
     def warning(self, spec: KernelSpec) -> str | None:
-        files = self.runtime._files[f"sim-{spec.kernel_id}-{spec.attempt}"]
-        return base64.b64decode(files[WARNING_FILE]).decode() if WARNING_FILE in files else None
+        found = self.runtime._files[f"sim-{spec.kernel_id}-{spec.attempt}"].read(WARNING_FILE)
+        return None if found is None else found.decode()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,3 +57,32 @@ async def test_on_a_full_disk_nothing_of_a_log_is_left(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         await KeptLogs(tmp_path, cap_bytes=100).keep("s", "k", 0, _chunks(b"words"))
     assert list((tmp_path / "s").iterdir()) == []
+
+
+STAMPED = b"".join(f"2026-01-31T12:00:0{second}.000000000Z line {second}\n".encode() for second in range(10))
+
+
+async def _read(logs: KeptLogs, **wanted: Any) -> bytes:
+    kept = logs.find("s", "k", 3)
+    assert kept is not None
+    return b"".join([piece async for piece in kept.read(**wanted)])
+
+
+async def test_lines_are_kept_with_their_times_and_read_from_one_on(tmp_path: Path) -> None:
+    logs = KeptLogs(tmp_path, cap_bytes=10_000)
+    await logs.keep("s", "k", 3, _chunks(STAMPED), stamped=True)
+    assert await _read(logs, stamps=True) == STAMPED
+    assert await _read(logs, tail=2) == b"line 8\nline 9\n"
+    assert await _read(logs, since="2026-01-31T12:00:08.500000000Z") == b"line 9\n"
+    assert await _read(logs, since="2026-01-31T12:00:05.000000000Z", tail=1) == b"line 9\n"
+    assert await _read(logs, since="2026-02-01T00:00:00.000000000Z") == b""
+    assert logs.find("s", "k", 2) is None
+
+
+async def test_half_of_a_stamp_is_never_shown_as_something_that_was_written(tmp_path: Path) -> None:
+    logs = KeptLogs(tmp_path, cap_bytes=200)
+    await logs.keep("s", "k", 3, _chunks(STAMPED), stamped=True)
+    lines = (await _read(logs)).decode().splitlines()
+    assert lines[0] == "line 0"
+    assert lines[-2:] == ["line 8", "line 9"]
+    assert [line for line in lines if not line.startswith(("line", "[…", "2026-01-31"))] in ([], [""])

@@ -20,6 +20,7 @@ from api.permissions import FIELDS, OPEN, ROUTES, SIGNED_IN
 from tests.support.gateway import Gateway
 from tests.support.matrix import ASKERS, FIELD_CASES, MAY, ROUTE_CASES, TARGETS, Case
 from tests.support.two_domains import Person, Tenants, newcomer, settle
+from tests.support.websocket import knock
 
 _DENIED = frozenset({401, 403, 404})
 _GHOSTS = dict.fromkeys(("session", "assignment", "grant", "project"), "00000000-0000-4000-8000-00000000dead") | {
@@ -63,6 +64,9 @@ async def _ask(gateway: Gateway, line: str, case: Case, things: Mapping[str, str
     if "." in line:
         return await _ask_field(gateway, line, case, things, who)
     method = line.split()[0]
+    if method == "WEBSOCKET":
+        status, problem = await knock(gateway.app, case.path.format_map(things), who.headers)
+        return status, str(problem.get("code", ""))
     answer = await gateway.http.request(
         method, case.path.format_map(things), json=_filled(case.body, things), headers=who.headers
     )

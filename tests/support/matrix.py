@@ -37,6 +37,9 @@ MAY: dict[str, dict[str, Who]] = {
         "session:delete": (ALL, OWN, ALPHA, ONE, OWN),
         "session:logs": (ALL, OWN, ALPHA, ONE, OWN),
         "session:execute": (ALL, OWN, ALPHA, OWN, OWN),
+        "session:download": (ALL, OWN, ALPHA, OWN, OWN),
+        "session:upload": (ALL, OWN, ALPHA, OWN, OWN),
+        "session:connect": (ALL, OWN, ALPHA, OWN, OWN),
         "user:read": (ALL, ALL, ALPHA, ONE, OWN),
         "user:update": (ALL, NONE, ALPHA, NONE, NONE),
         "user:delete": (ALL, NONE, ALPHA, NONE, NONE),
@@ -122,6 +125,14 @@ ROUTE_CASES: dict[str, Case] = {
     "POST /session/{ref}/exec": Case(
         may="session:execute", path="/session/{session}/exec", body={"command": ["true"]}, **_SESSION
     ),
+    "WEBSOCKET /session/{ref}/terminal": Case(
+        may="session:execute", path="/session/{session}/terminal?command=sh", **_SESSION
+    ),
+    "WEBSOCKET /session/{ref}/ports/{port}": Case(
+        may="session:connect", path="/session/{session}/ports/8888", **_SESSION
+    ),
+    "GET /session/{ref}/files": Case(may="session:download", path="/session/{session}/files?path=/a", **_SESSION),
+    "PUT /session/{ref}/files": Case(may="session:upload", path="/session/{session}/files?path=/a", **_SESSION),
     "GET /user/{ref}": Case(may="user:read", path="/user/{email}", **_USER),
     "PATCH /user/{ref}": Case(may="user:update", path="/user/{email}", body={"description": "x"}, **_USER),
     "DELETE /user/{ref}": Case(may="user:delete", path="/user/{email}", **_USER),
