@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.contracts.activities import Finish, Move, Requeue, SessionActivities, SessionState, Started
-from moorage.db import ledger
+from moorage.contracts.activities import Finish, Move, PullImage, Requeue, SessionActivities, SessionState, Started
+from moorage.db import ledger, registries
 from moorage.domain.session import SessionStatus
 from moorage.seal import Seal
 
@@ -29,8 +29,9 @@ class LedgerSessions(SessionActivities):
 
     async def record_started(self, started: Started) -> bool:
         containers = {kernel.kernel_id: kernel.container_id for kernel in started.kernels}
+        images = {kernel.kernel_id: (kernel.image_id, kernel.image_digest) for kernel in started.kernels}
         return await ledger.record_started(
-            self._engine, started.session_id, started.attempt, containers, started.message
+            self._engine, started.session_id, started.attempt, containers, started.message, images
         )
 
     async def requeue_session(self, requeue: Requeue) -> int:
@@ -58,3 +59,7 @@ class LedgerSessions(SessionActivities):
     async def session_state(self, session_id: str) -> SessionState:
         status, attempt, kernels = await ledger.session_state(self._engine, session_id, self._seal)
         return SessionState(status, attempt, kernels)
+
+    async def pull_order(self, image: str) -> PullImage:
+        username, password = await registries.credentials(self._engine, self._seal, image)
+        return PullImage(image, username=username, password=password)

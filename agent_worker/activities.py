@@ -12,12 +12,14 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from agent_worker.images.contract import NoRoom
+from agent_worker.images.node import NodeImages
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
 from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime
 from moorage.contracts import activities as contract
-from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, KernelActivities, PullImage
+from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, KernelActivities, Pulled, PullImage
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 
@@ -33,13 +35,20 @@ class NodeKernels(KernelActivities):
     """Implements the promises of KernelActivities on a runtime."""
 
     def __init__(
-        self, runtime: Runtime, logs: KeptLogs, inventory: Inventory | None = None, *, meter: Meter | None = None
+        self,
+        runtime: Runtime,
+        logs: KeptLogs,
+        inventory: Inventory | None = None,
+        *,
+        meter: Meter | None = None,
+        images: NodeImages | None = None,
     ) -> None:
         """Without an inventory the node has no devices."""
         self._runtime = runtime
         self._logs = logs
         self._inventory = inventory or Inventory()
         self._meter = meter or Meter(runtime)
+        self._images = images or NodeImages(runtime.store)
         self._locks: dict[str, asyncio.Lock] = {}
         self._destroyed: dict[str, tuple[int, float]] = {}  # kernel -> last attempt destroyed, and when (monotonic)
 
@@ -61,16 +70,28 @@ class NodeKernels(KernelActivities):
                 raise _final(contract.CREATE_REFUSED, without_secrets(str(error), spec)) from None
             took_ms = (time.perf_counter() - began) * 1000
             self._meter.begin(_seen(spec, started.container_id))
-            return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
+            ran = await self._images.ran(started.container_id, spec.image)
+            return CreatedKernel(
+                spec.kernel_id,
+                spec.attempt,
+                started.container_id,
+                started.exit,
+                took_ms,
+                image_id=ran.image_id,
+                image_digest=ran.digest,
+            )
 
     @activity.defn
-    async def pull_image(self, order: PullImage) -> None:
-        progress = [""]
-        async with _beating(lambda: progress[0]):
+    async def pull_image(self, order: PullImage) -> Pulled:
+        async with _beating(lambda: self._images.progress_of(order.image).words()):
             try:
-                await self._runtime.pull(order.image, lambda line: progress.__setitem__(0, line))
+                return await self._images.pull(order)
             except PullFailed as error:
                 raise _final(contract.IMAGE_PULL_FAILED, str(error)) from None
+            except ImageMissing as error:
+                raise _final(contract.IMAGE_MISSING, str(error)) from None
+            except NoRoom as error:
+                raise _final(contract.CREATE_REFUSED, f"no room for the image: {error}") from None
 
     @activity.defn
     async def destroy_kernel(self, order: Destroy) -> Destroyed:

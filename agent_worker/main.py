@@ -19,6 +19,8 @@ from temporalio.worker import Worker
 from agent_worker import dataplane
 from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
+from agent_worker.images.node import NodeImages
+from agent_worker.images.served import pull_routes
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
@@ -29,6 +31,7 @@ from agent_worker.runtimes.simulated import SimulatedRuntime
 from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import KernelActivities, PresenceActivities, registered
+from moorage.contracts.images import NodeImageActivities
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 from moorage.domain.ids import checked_agent_id, new_id
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
@@ -77,7 +80,15 @@ async def run(settings: Settings) -> None:
     # Simulated sessions say themselves how busy they are.
     devices = runtime.devices if isinstance(runtime, SimulatedRuntime) else inventory.readings
     meter = Meter(runtime, devices)
+    images = NodeImages(
+        runtime.store,
+        settings.agent_data_dir / "images.json",
+        max_age_h=settings.agent_image_max_age_h,
+        disk_percent=settings.agent_image_disk_percent,
+        changed=inventory.changed,
+    )
     app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter)
+    app.routes.extend(pull_routes(images, agent_id=settings.agent_id, key=settings.dataplane_key))
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
 
@@ -104,13 +115,14 @@ async def run(settings: Settings) -> None:
         await serving
         await runtime.close()
         return
-    presence = NodePresence(client, runtime, info, inventory)
+    presence = NodePresence(client, runtime, info, inventory, images)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter)),
+            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, images=images)),
+            *registered(NodeImageActivities, images),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -123,13 +135,14 @@ async def run(settings: Settings) -> None:
     async with worker:
         speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
         tending = asyncio.create_task(runtime.tend())
+        collecting = asyncio.create_task(images.tend())
         watching = asyncio.create_task(inventory.watch())
         metering = asyncio.create_task(meter.run())
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, watching, metering, serving}
+        parts = {speaking, tending, collecting, watching, metering, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending, watching, metering):
+        for task in (waiting, speaking, tending, collecting, watching, metering):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     agent_namespaces: int = Field(
         2, ge=0, le=64, description="network namespaces kept ready, so that a start is faster; 0 keeps none"
     )
+    agent_image_max_age_h: float = Field(
+        0, ge=0, description="images that the agent pulled and nobody used for so many hours are removed; 0 is never"
+    )
+    agent_image_disk_percent: float = Field(
+        0, ge=0, lt=100, description="while the images' disk is fuller, unused images that it pulled go; 0 is never"
+    )
     agent_log_bytes: int = Field(4 * 1024 * 1024, description="log kept of each session: half head, half tail")
     agent_fence_s: float = Field(20.0, description="without contact for so long, the agent stops its requeue sessions")
 

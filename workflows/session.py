@@ -24,13 +24,16 @@ from moorage.contracts.activities import (
     Move,
     NodeLost,
     Preempt,
+    Pulled,
     PullImage,
+    PullMode,
     Requeue,
     SessionActivities,
     SessionInput,
     Started,
 )
 from moorage.contracts.shown import Shown
+from moorage.domain.images import is_pinned, pinned
 from moorage.domain.session import (
     Ending,
     KernelExit,
@@ -42,7 +45,7 @@ from moorage.domain.session import (
     ending_of,
 )
 from moorage.domain.usage import KernelUsage
-from workflows import options
+from workflows import options, pull
 
 _S = SessionStatus
 _Order = TypeVar("_Order")
@@ -83,6 +86,7 @@ class SessionWorkflow:
         self._preempt: Preempt | None = None
         self._first_failure = session.first_failure
         self._status = str(_S.PENDING)
+        self._pulling = 0
 
     @workflow.signal
     def assigned(self, assignment: Assignment) -> None:
@@ -184,7 +188,8 @@ class SessionWorkflow:
     async def _create(self) -> list[CreatedKernel] | Ending:
         """All kernels started, or the ending that came first."""
         self._show(_S.CREATING, "its containers are made")
-        made = [asyncio.create_task(self._create_one(kernel)) for kernel in self._kernels]
+        common = asyncio.create_task(self._common_digest()) if self._may_differ() else None
+        made = [asyncio.create_task(self._create_one(kernel, common)) for kernel in self._kernels]
         recorded = asyncio.create_task(
             self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
         )
@@ -199,10 +204,12 @@ class SessionWorkflow:
             return end.ending
         finally:
             # What is still being made when one kernel has failed must not act for a later attempt.
-            _drop(together, recorded, *made)
+            _drop(together, recorded, *made, *([common] if common else []))
 
-    async def _create_one(self, kernel: KernelSpec) -> CreatedKernel:
+    async def _create_one(self, kernel: KernelSpec, common: asyncio.Task[str] | None = None) -> CreatedKernel:
         try:
+            if common is not None:
+                kernel = replace(kernel, image=pinned(kernel.image, await asyncio.shield(common)))
             try:
                 return await self._start_create(kernel)
             except ActivityError as error:
@@ -222,21 +229,36 @@ class SessionWorkflow:
             self._first_failure = self._first_failure or message
             raise _TryElsewhere(Reason.FAILED_TO_CREATE, message, avoid=kernel.agent_id) from error
 
-    async def _pull(self, kernel: KernelSpec) -> None:
-        await self._local(SessionActivities.move_session, self._move(_S.PREPARING), "record PREPARING")
-        self._show(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
-        await workflow.execute_activity_method(
-            KernelActivities.pull_image,
-            PullImage(kernel.image),
-            task_queue=names.agent_queue(kernel.agent_id),
-            schedule_to_start_timeout=options.NODE_PICKUP,
-            start_to_close_timeout=options.PULL_TIMEOUT,
-            heartbeat_timeout=options.NODE_HEARTBEAT,
-            retry_policy=options.PULL_RETRY,
-            cancellation_type=workflow.ActivityCancellationType.ABANDON,
-            summary=Shown(f"pull {kernel.image} on {kernel.agent_id}"),
-        )
-        await self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
+    def _may_differ(self) -> bool:
+        """A tag may mean one image here and another there; all kernels of a gang run the same."""
+        nodes = {kernel.agent_id for kernel in self._kernels}
+        return len(nodes) > 1 and not is_pinned(self._kernels[0].image) and workflow.patched("one-image-for-a-gang")
+
+    async def _common_digest(self) -> str:
+        """Of what the main kernel's node has, or pulls now; empty if it came from no registry."""
+        main = self._kernels[0]
+        try:
+            found = await pull.pull_on(main.agent_id, PullImage(main.image, PullMode.LOOK))
+        except ActivityError as error:
+            if _type_of(error) != contract.IMAGE_MISSING:
+                raise
+            found = await self._pull(main)
+        return found.digest if found is not None else ""
+
+    async def _pull(self, kernel: KernelSpec) -> Pulled | None:
+        """PREPARING until the last of the kernels' pulls has ended."""
+        fresh = workflow.patched("credentials-of-registries")
+        self._pulling += 1
+        try:
+            await self._local(SessionActivities.move_session, self._move(_S.PREPARING), "record PREPARING")
+            self._show(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
+            order = await pull.order_for(kernel.image) if fresh else PullImage(kernel.image)
+            found = await pull.pull_on(kernel.agent_id, order)
+        finally:
+            self._pulling -= 1
+        if not fresh or not self._pulling:
+            await self._local(SessionActivities.move_session, self._move(_S.CREATING), "record CREATING")
+        return found
 
     async def _start_create(self, kernel: KernelSpec) -> CreatedKernel:
         return await workflow.execute_activity_method(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from agent_worker.images.contract import ImageStore
 from agent_worker.metrics.reading import Readings
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
@@ -55,13 +56,11 @@ class ExecResult:
 class Runtime(ABC):
     """Containers on this node that carry this agent's label; no others are seen or touched."""
 
+    store: ImageStore
+
     @abstractmethod
     async def capacity(self) -> dict[str, int]:
         """What the node could offer, in base units."""
-
-    @abstractmethod
-    async def images(self) -> list[str]:
-        """The images on the node, by name and tag, sorted."""
 
     @abstractmethod
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
@@ -69,10 +68,6 @@ class Runtime(ABC):
 
         ImageMissing, or CreateRefused with no container left.
         """
-
-    @abstractmethod
-    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        """The image is on the node. PullFailed with the runtime's words; not tried again here."""
 
     @abstractmethod
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:

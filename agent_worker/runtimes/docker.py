@@ -25,15 +25,16 @@ from agent_worker.runtimes.contract import (
     ExecResult,
     Exited,
     ImageMissing,
-    PullFailed,
     Runtime,
     Started,
 )
 from agent_worker.runtimes.devices import devices
+from agent_worker.runtimes.docker_images import DockerImages
 from agent_worker.runtimes.namespaces import Namespaces
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
+from moorage.domain.images import tagged
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -113,15 +114,12 @@ class DockerRuntime(Runtime):
         self._closing = threading.Event()
         self.secret_files = SecretFiles(self._node)
         self._gauges = Gauges(self._process)
+        self.store = DockerImages(self._client, self._streams, self._call, self._stream)
         self.namespaces = Namespaces(self._client, self._node, size=namespaces, call=self._call)
 
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)
         return {CPU: int(info["NCPU"]) * 1000, MEM: max(0, int(info["MemTotal"]) - 512 * 1024**2)}
-
-    async def images(self) -> list[str]:
-        found = await self._call(self._client.images)
-        return sorted({tag for image in found for tag in image.get("RepoTags") or () if tag != "<none>:<none>"})
 
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         held = reserved or Reservation()
@@ -146,7 +144,7 @@ class DockerRuntime(Runtime):
         try:
             container_id = str(
                 self._client.create_container(
-                    spec.image,
+                    tagged(spec.image),  # a name that could be the beginning of an id is none
                     command=spec.command or None,
                     environment=environment(spec) | reserved.environment,
                     labels=labels(spec, self._node),
@@ -195,16 +193,6 @@ class DockerRuntime(Runtime):
         if state is not None and state["Status"] == "exited":
             return Started(container_id, _exit(spec.kernel_id, spec.attempt, state))
         return Started(container_id)
-
-    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        repository, tag = _repository_and_tag(image)
-        try:
-            async for line in self._stream(lambda: self._streams.pull(repository, tag=tag, stream=True, decode=True)):
-                if "error" in line:
-                    raise PullFailed(str(line["error"]))
-                progress(f"{line.get('id', '')} {line.get('status', '')}".strip())
-        except APIError as error:
-            raise PullFailed(_words(error)) from None
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         def stop() -> KernelExit:
@@ -438,11 +426,3 @@ def _well_labelled(labels: dict[str, str]) -> bool:
 
 def _words(error: APIError) -> str:
     return str(error.explanation or error)
-
-
-def _repository_and_tag(image: str) -> tuple[str, str | None]:
-    """`latest` unless the image names a tag or a digest."""
-    if "@" in image:
-        return image, None
-    head, _, tail = image.rpartition(":")
-    return (head, tail) if head and "/" not in tail else (image, "latest")

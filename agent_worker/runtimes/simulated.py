@@ -4,7 +4,7 @@ A session's environment configures what happens: MOORAGE_SIM_RUN_S (ends by itse
 MOORAGE_SIM_EXIT_CODE, MOORAGE_SIM_CREATE_S (latency), MOORAGE_SIM_OOM=1, MOORAGE_SIM_FAIL_CREATE=1,
 MOORAGE_SIM_IGNORE_STOP=1; and what it is measured to use, as a part of what it asked for: MOORAGE_SIM_CPU (0.5),
 MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5). The commands `exit N` and `sleep N` do what they say. Images
-`missing/…` don't exist.
+are on the node, but for those that simulated_images.py names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import base64
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -24,10 +24,10 @@ from agent_worker.runtimes.contract import (
     ExecResult,
     Exited,
     ImageMissing,
-    PullFailed,
     Runtime,
     Started,
 )
+from agent_worker.runtimes.simulated_images import SimulatedImages
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM, SHARES_OF_A_DEVICE
@@ -54,6 +54,7 @@ class _Container:
     slots: dict[str, int] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
     uses: dict[str, float] = field(default_factory=dict)  # the part of it, by kind
+    image: str = "simulated"
 
     def has_ended(self) -> bool:
         return self.ends is not None and self.ends <= time.time()
@@ -100,17 +101,17 @@ class SimulatedRuntime(Runtime):
         self._containers = {container.container_id: container for container in _load(file)}
         self._clocks: dict[str, asyncio.TimerHandle] = {}
         self._wound = False
+        self.store = self._images = SimulatedImages()
+        for container in self._containers.values():
+            self._images.use(container.container_id, container.image)
         self._files: dict[str, dict[str, str]] = {}  # container → path → base64; never saved
 
     async def capacity(self) -> dict[str, int]:
         return {CPU: 16_000, MEM: 64 * 1024**3}
 
-    async def images(self) -> list[str]:
-        return []
-
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         await asyncio.sleep(float(spec.env.get("MOORAGE_SIM_CREATE_S", 0)))
-        if spec.image.startswith("missing/"):
+        if await self.store.find(spec.image) is None:
             raise ImageMissing(f"No such image: {spec.image}")
         if spec.env.get("MOORAGE_SIM_FAIL_CREATE") == "1":
             raise CreateRefused("the simulated runtime was told to refuse")
@@ -119,16 +120,13 @@ class SimulatedRuntime(Runtime):
         if container is None:
             container = _new(container_id, spec)
             self._containers[container_id] = container
+            self._images.use(container_id, spec.image)
             self._files[container_id] = spec.files
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
         self._wind(container)
         return Started(container_id)
-
-    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        if image.startswith("missing/"):
-            raise PullFailed(f"pull access denied for {image}, repository does not exist")
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         found = self._containers.get(container.container_id)
@@ -155,6 +153,7 @@ class SimulatedRuntime(Runtime):
         if clock := self._clocks.pop(container.container_id, None):
             clock.cancel()
         self._files.pop(container.container_id, None)
+        self._images.let_go(container.container_id)
         if self._containers.pop(container.container_id, None) is not None:
             self._save()
 
@@ -269,5 +268,6 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         requeued_elsewhere=spec.on_node_loss == NodeLossPolicy.REQUEUE,
         slots=dict(spec.slots),
         devices=dict(spec.devices),
+        image=spec.image,
         uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
     )

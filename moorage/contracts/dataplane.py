@@ -5,6 +5,7 @@ GET  /logs/{session_id}/{kernel_id}?follow=0|1&tail=N   text/plain, chunked; `lo
 POST /exec/{session_id}/{kernel_id}  {"command": [...], "timeout_s": 60} -> {"exit_code", "stdout", "stderr"}; `exec`
 GET  /stats/{session_id}?since_s=N  the session's kernels here, as NodeStats; `stats`, with the session as kernel
 GET  /stats                                            the whole node, as NodeStats; `stats`, with EVERY_KERNEL
+GET  /pulls                                            {"items": [PullProgress]}; `pulls`, with EVERY_KERNEL
 GET  /health                                            no token
 """
 

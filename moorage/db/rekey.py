@@ -31,6 +31,7 @@ SEALED = (
     Sealed("keypairs", "secret", "access_key", "text"),
     Sealed("secrets", "value", "id"),
     Sealed("users", "totp_secret", "id"),
+    Sealed("registries", "password", "host", "text"),
     Sealed("sessions", "env", "id"),
 )
 _KEY_OF = "encode(substring({column} FOR position('\\x3a'::bytea IN {column}) - 1), 'escape')"

@@ -10,7 +10,7 @@ import pytest
 
 from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited
 from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits, network
-from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
+from agent_worker.runtimes.docker_images import _repository_and_tag as repository_and_tag
 from moorage.contracts.names import LABEL_AGENT, node_label
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent_worker.metrics.reading import Reading
-from agent_worker.runtimes.contract import Exited, ImageMissing, PullFailed, Runtime
+from agent_worker.runtimes.contract import Exited, ImageMissing, Runtime
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 from tests.agent.specs import MIB, a_spec
@@ -44,13 +44,6 @@ async def test_an_image_that_the_node_lacks_is_missing(runtime: Runtime, agent_i
     with pytest.raises(ImageMissing, match="missing/image"):
         await runtime.create(a_spec(agent_id=agent_id, image="missing/image:1"))
     assert await runtime.containers() == []
-
-
-async def test_an_image_that_cannot_be_had_fails_to_be_pulled(runtime: Runtime) -> None:
-    # A port of this machine on which nothing listens, so that no registry is asked.
-    image = "missing/image:1" if type(runtime).__name__ == "SimulatedRuntime" else "127.0.0.1:1/missing/image:1"
-    with pytest.raises(PullFailed):
-        await runtime.pull(image, lambda line: None)
 
 
 async def test_a_container_that_ends_by_itself_is_told_once_with_its_exit_code(runtime: Runtime, agent_id: str) -> None:

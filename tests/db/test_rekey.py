@@ -33,6 +33,10 @@ async def sealed(engine: AsyncEngine) -> AsyncEngine:
             text("INSERT INTO secrets (id, user_id, name, value, created_by) VALUES (:id, :user, 's', :sealed, 'ada')"),
             {"id": new_id(), "user": ada, "sealed": old.seal(b"value")},
         )
+        await connection.execute(
+            text("INSERT INTO registries (host, username, password, created_by) VALUES ('r', 'u', :sealed, 'ada')"),
+            {"sealed": old.seal(b"password")},
+        )
     await a_pending_session(engine, ada, env=old.seal(b"{}"))
     return engine
 
@@ -72,8 +76,8 @@ async def test_one_that_breaks_off_goes_on_where_it_was(sealed: AsyncEngine, mon
     steps = rekey.reseal(sealed, RING)
     await anext(steps)
     await steps.aclose()
-    assert sum(sum(keys.values()) for keys in (await rekey.remaining(sealed, RING)).values()) == 3
-    assert sum((await done(sealed, RING)).values()) == 3
+    assert sum(sum(keys.values()) for keys in (await rekey.remaining(sealed, RING)).values()) == 4
+    assert sum((await done(sealed, RING)).values()) == 4
 
 
 async def test_a_ring_that_lacks_an_old_key_changes_nothing_and_names_the_key(sealed: AsyncEngine) -> None:

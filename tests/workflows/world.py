@@ -23,7 +23,9 @@ from moorage.contracts.activities import (
     Finish,
     KernelActivities,
     Move,
+    Pulled,
     PullImage,
+    PullMode,
     Requeue,
     SessionActivities,
     SessionInput,
@@ -37,6 +39,8 @@ from moorage.domain.usage import KernelUsage
 from moorage.temporal import workflow_runner
 from workflows.session import SessionWorkflow
 
+DIGEST = f"sha256:{'a' * 64}"
+
 
 @dataclass
 class World:
@@ -49,6 +53,10 @@ class World:
     ending: Finish | None = None
     releases: int = 0
     image_missing: bool = False
+    pullable: bool = False  # a pull brings the missing image
+    pulls: list[PullImage] = field(default_factory=list)
+    created: list[KernelSpec] = field(default_factory=list)
+    moves: list[str] = field(default_factory=list)
     refuses: int = 0
     requeues: list[Requeue] = field(default_factory=list)
     refuses_on: str = ""  # the node that refuses the next create
@@ -90,12 +98,19 @@ class FakeNode(KernelActivities):
         if key not in self._world.containers:
             self._world.containers.add(key)
             self._world.ever_made.append(key)
+            self._world.created.append(spec)
         self._world.trip("create_kernel", "after")
         return CreatedKernel(spec.kernel_id, spec.attempt, "c1")
 
     @activity.defn
-    async def pull_image(self, order: PullImage) -> None:
-        raise ApplicationError("pull access denied", type=contract.IMAGE_PULL_FAILED, non_retryable=True)
+    async def pull_image(self, order: PullImage) -> Pulled:
+        self._world.pulls.append(order)
+        if order.mode == PullMode.LOOK and self._world.image_missing:
+            raise ApplicationError("no such image", type=contract.IMAGE_MISSING, non_retryable=True)
+        if order.mode != PullMode.LOOK and not self._world.pullable:
+            raise ApplicationError("pull access denied", type=contract.IMAGE_PULL_FAILED, non_retryable=True)
+        self._world.image_missing = False
+        return Pulled("id1", DIGEST)
 
     @activity.defn
     async def destroy_kernel(self, order: Destroy) -> Destroyed:
@@ -115,6 +130,7 @@ class FakeLedger(SessionActivities):
     @activity.defn
     async def move_session(self, move: Move) -> bool:
         self._world.trip("move_session", "before")
+        self._world.moves.append(move.to_status)
         self._world.trip("move_session", "after")
         return True
 
@@ -150,6 +166,10 @@ class FakeLedger(SessionActivities):
     @activity.defn
     async def session_state(self, session_id: str) -> SessionState:
         return SessionState("RUNNING", 0)
+
+    @activity.defn
+    async def pull_order(self, image: str) -> PullImage:
+        return PullImage(image, username="robot", password="sesame")
 
 
 @dataclass
