@@ -10,7 +10,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from moorage.contracts import names
 from moorage.contracts.activities import Cancel
-from moorage.session_start import session_input, start_scheduler, start_session
+from moorage.domain.image_orders import ImageOrder
+from moorage.session_start import session_input, start_image_order, start_scheduler, start_session
 
 
 class Lives(Protocol):
@@ -28,6 +29,10 @@ class Lives(Protocol):
 
     async def drain(self, agent_id: str) -> bool:
         """The node's workflow was told to empty the node. False if there is none."""
+        ...
+
+    async def order_images(self, order: ImageOrder) -> None:
+        """The order's workflow runs."""
         ...
 
     async def is_reachable(self) -> bool: ...
@@ -54,6 +59,9 @@ class TemporalLives:
                 return False
             raise
         return True
+
+    async def order_images(self, order: ImageOrder) -> None:
+        await start_image_order(self._client, order)
 
     async def is_reachable(self) -> bool:
         try:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
+from moorage.domain.images import checked_image
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
 from moorage.domain.secrets import SecretUse, checked_uses, secret_use
 from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, SessionType
@@ -32,7 +33,7 @@ def _storable(text: str) -> str:
     return text
 
 
-def _an_image(text: str) -> str:
+def an_image(text: str) -> str:
     if not _IMAGE.fullmatch(text):
         raise ValueError(
             f"{text[:80]!r} is not an image; allowed are letters, digits and . _ / : @ -, first a letter or digit"
@@ -72,7 +73,7 @@ class CreateSession(BaseModel):
             ]
         },
     )
-    image: Annotated[str, AfterValidator(_an_image)] = Field(min_length=1, max_length=512)
+    image: Annotated[str, AfterValidator(an_image)] = Field(min_length=1, max_length=512)
     name: Text | None = None
     type: SessionType = SessionType.INTERACTIVE
     command: list[Text] = Field(default_factory=list, max_length=1024)
@@ -122,7 +123,7 @@ class CreateSession(BaseModel):
             )
         return NewSession(
             name=checked_session_name(self.name) if self.name is not None else _name_for(self.image),
-            image=self.image,
+            image=checked_image(self.image),
             type=self.type,
             command=self.command or list(IDLE),
             env=self.env,

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.contracts.activities import Cancel
+from moorage.domain.image_orders import ImageOrder
 
 JWT_KEY = "j" * 32
 JWT_KEYS = f"k1:{JWT_KEY}"
@@ -30,6 +31,7 @@ class RecordedLives:
     scheduled: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
     without_workflow: set[str] = field(default_factory=set)
+    image_orders: list[ImageOrder] = field(default_factory=list)
 
     async def begin(self, row: Mapping[str, Any]) -> None:
         self.begun.append(str(row["id"]))
@@ -44,6 +46,9 @@ class RecordedLives:
     async def drain(self, agent_id: str) -> bool:
         self.drained.append(agent_id)
         return agent_id not in self.without_workflow
+
+    async def order_images(self, order: ImageOrder) -> None:
+        self.image_orders.append(order)
 
     async def is_reachable(self) -> bool:
         return True
