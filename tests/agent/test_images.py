@@ -229,6 +229,7 @@ async def test_many_orders_for_one_image_are_one_pull_that_outlives_who_waits(
     assert {one.digest for one in done[1:] if isinstance(one, Pulled)} == {digest}
     loads = {name: count for name, count in registry.asked.items() if name != "manifest"}
     assert set(loads.values()) == {1}
+    assert registry.asked["manifest"] <= 2  # whether it is there, and what it is
 
 
 @docker_only
