@@ -18,7 +18,7 @@ async def index(who: Who, parts: With) -> Response:
     return JSONResponse({"items": await registries.index(parts.engine)})
 
 
-@router.put("/{host}", summary="Set a registry's credentials")
+@router.put("/{host}", summary="Set a registry's credentials", responses={201: {"description": "There were none"}})
 async def put(host: str, wish: PutRegistry, who: Who, parts: With) -> Response:
     """Superadmins. 201 for a new one, 200 for others instead; pulls that begin from now on use them."""
     shown, made = await registries.put(parts.engine, parts.seal, who, host, wish.username, wish.password)
