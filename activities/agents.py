@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError
 from activities.lives import Lives
 from moorage import log
 from moorage.contracts.activities import AgentActivities, AgentReport, Destroy, NodeLost, Preempt, Verdict
-from moorage.db import devices, nodes
+from moorage.db import devices, images, nodes
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.node import AgentInfo, ContainerSeen
 from moorage.domain.session import KernelExit
@@ -52,6 +52,8 @@ class LedgerAgents(AgentActivities):
             await self._note_health(report)
         if report.images:
             await nodes.note_images(self._engine, report.agent_id, report.images)
+        if report.image_details:
+            await images.note_details(self._engine, report.agent_id, report.image_details)
         return Verdict([Destroy(one.session_id, one.kernel_id, one.attempt, 0.0) for one in difference.unexpected])
 
     async def _note_health(self, report: AgentReport) -> None:

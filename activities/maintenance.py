@@ -14,9 +14,9 @@ from activities.agents import lost_message
 from activities.lives import TemporalLives
 from moorage.contracts import names
 from moorage.contracts.activities import MaintenanceActivities
-from moorage.db import groups, ledger, logins, nodes, nonces, passes
+from moorage.db import groups, image_orders, ledger, logins, nodes, nonces, passes
 from moorage.domain.session import SessionStatus
-from moorage.session_start import session_input, start_scheduler, start_session
+from moorage.session_start import session_input, start_image_order, start_scheduler, start_session
 
 # The API starts the workflow at once and the scheduler again when it assigns; what is older lost both.
 _OLD_ENOUGH_S = 10.0
@@ -34,6 +34,8 @@ class Reaping(MaintenanceActivities):
         await passes.forget_old(self._engine)
         await nonces.forget_old(self._engine)
         await logins.forget_old(self._engine)
+        for order in await image_orders.unfinished(self._engine, _OLD_ENOUGH_S):
+            await start_image_order(self._client, order)
         await self._tell_stranded()
         return await self._start_missing()
 

@@ -12,6 +12,7 @@ from moorage.contracts.activities import (
     Move,
     Note,
     Prolong,
+    PullImage,
     Requeue,
     Reserved,
     ReserveResize,
@@ -20,7 +21,7 @@ from moorage.contracts.activities import (
     SettleResize,
     Started,
 )
-from moorage.db import ledger, resize, running
+from moorage.db import ledger, registries, resize, running
 from moorage.domain.errors import MoorageError
 from moorage.domain.session import SessionStatus
 from moorage.seal import Seal
@@ -45,8 +46,9 @@ class LedgerSessions(SessionActivities):
 
     async def record_started(self, started: Started) -> bool:
         containers = {kernel.kernel_id: kernel.container_id for kernel in started.kernels}
+        images = {kernel.kernel_id: (kernel.image_id, kernel.image_digest) for kernel in started.kernels}
         return await ledger.record_started(
-            self._engine, started.session_id, started.attempt, containers, started.message
+            self._engine, started.session_id, started.attempt, containers, started.message, images
         )
 
     async def requeue_session(self, requeue: Requeue) -> int:
@@ -127,3 +129,7 @@ class LedgerSessions(SessionActivities):
             actor=order.actor,
             at=order.at,
         )
+
+    async def pull_order(self, image: str) -> PullImage:
+        username, password = await registries.credentials(self._engine, self._seal, image)
+        return PullImage(image, username=username, password=password)

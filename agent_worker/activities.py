@@ -12,6 +12,8 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from agent_worker.images.contract import NoRoom
+from agent_worker.images.node import NodeImages
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.last_words import LINES, READ_BYTES, last_lines, without
@@ -38,6 +40,7 @@ from moorage.contracts.activities import (
     Destroyed,
     HealthChange,
     KernelActivities,
+    Pulled,
     PullImage,
     UpdateKernel,
 )
@@ -66,6 +69,7 @@ class NodeKernels(KernelActivities):
         meter: Meter | None = None,
         prober: Prober | None = None,
         proofs: Proofs | None = None,
+        images: NodeImages | None = None,
     ) -> None:
         """Without an inventory the node has no devices; without a prober nobody hears of its containers' health."""
         self._runtime = runtime
@@ -73,6 +77,7 @@ class NodeKernels(KernelActivities):
         self._inventory = inventory or Inventory()
         self._meter = meter or Meter(runtime)
         self._prober = prober or Prober(runtime, _tell_nobody)
+        self._images = images or NodeImages(runtime.store)
         self._locks: dict[str, asyncio.Lock] = {}
         self._proofs = proofs or Proofs()
 
@@ -98,16 +103,28 @@ class NodeKernels(KernelActivities):
             self._meter.begin(seen)
             if spec.health is not None and started.exit is None:
                 self._prober.begin(Checked(seen, spec.health, 0.0))
-            return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
+            ran = await self._images.ran(started.container_id, spec.image)
+            return CreatedKernel(
+                spec.kernel_id,
+                spec.attempt,
+                started.container_id,
+                started.exit,
+                took_ms,
+                image_id=ran.image_id,
+                image_digest=ran.digest,
+            )
 
     @activity.defn
-    async def pull_image(self, order: PullImage) -> None:
-        progress = [""]
-        async with _beating(lambda: progress[0]):
+    async def pull_image(self, order: PullImage) -> Pulled:
+        async with _beating(lambda: self._images.progress_of(order.image).words()):
             try:
-                await self._runtime.pull(order.image, lambda line: progress.__setitem__(0, line))
+                return await self._images.pull(order)
             except PullFailed as error:
                 raise _final(contract.IMAGE_PULL_FAILED, str(error)) from None
+            except ImageMissing as error:
+                raise _final(contract.IMAGE_MISSING, str(error)) from None
+            except NoRoom as error:
+                raise _final(contract.CREATE_REFUSED, f"no room for the image: {error}") from None
 
     @activity.defn
     async def destroy_kernel(self, order: Destroy) -> Destroyed:

@@ -25,6 +25,8 @@ from agent_worker.dataplane.places import Places
 from agent_worker.disk_watch import DiskWatch
 from agent_worker.fence import Fence
 from agent_worker.idle_watch import IdleWatch, teller
+from agent_worker.images.node import NodeImages
+from agent_worker.images.served import pull_routes
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
@@ -39,6 +41,7 @@ from moorage import log
 from moorage.contracts import names
 from moorage.contracts.activities import KernelActivities, PresenceActivities, registered
 from moorage.contracts.dataplane import WEBSOCKETS
+from moorage.contracts.images import NodeImageActivities
 from moorage.domain.errors import InvalidRequest, MoorageError, Unavailable
 from moorage.domain.ids import checked_agent_id, new_id
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
@@ -106,6 +109,13 @@ async def run(settings: Settings) -> None:
     # Simulated sessions say themselves how busy they are.
     devices = runtime.devices if isinstance(runtime, SimulatedRuntime) else inventory.readings
     meter = Meter(runtime, devices)
+    images = NodeImages(
+        runtime.store,
+        settings.agent_data_dir / "images.json",
+        max_age_h=settings.agent_image_max_age_h,
+        disk_percent=settings.agent_image_disk_percent,
+        changed=inventory.changed,
+    )
     places = Places(of_kernel=settings.agent_streams_per_kernel, of_node=settings.agent_streams)
     uses = Uses()
     idle = IdleWatch(runtime, meter, last_use=uses.last_use)
@@ -119,6 +129,7 @@ async def run(settings: Settings) -> None:
         uses=uses,
         idle=idle.seen,
     )
+    app.routes.extend(pull_routes(images, agent_id=settings.agent_id, key=settings.dataplane_key))
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False, **WEBSOCKETS))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
     warnings = await runtime.prepare()
@@ -152,16 +163,16 @@ async def run(settings: Settings) -> None:
         return
     disk = DiskWatch(runtime, settings.agent_disk_bytes)
     fence = Fence(runtime, settings.agent_data_dir / "fenced.json")
-    presence = NodePresence(client, runtime, info, inventory, fence, explained=disk.explained)
+    presence = NodePresence(client, runtime, info, inventory, fence, images=images, explained=disk.explained)
     prober = Prober(runtime, presence.tell_health)
+    kernels = NodeKernels(runtime, logs, inventory, meter=meter, prober=prober, proofs=proofs, images=images)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(
-                KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, prober=prober, proofs=proofs)
-            ),
+            *registered(KernelActivities, kernels),
+            *registered(NodeImageActivities, images),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -174,6 +185,7 @@ async def run(settings: Settings) -> None:
     async with worker:
         speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
         tending = asyncio.create_task(runtime.tend())
+        collecting = asyncio.create_task(images.tend())
         watching = asyncio.create_task(inventory.watch())
         metering = asyncio.create_task(meter.run())
         probing = asyncio.create_task(prober.run())
@@ -181,12 +193,12 @@ async def run(settings: Settings) -> None:
         idling = asyncio.create_task(idle.run(teller(client)))
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, watching, metering, weighing, probing, idling, serving}
-        await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending, watching, metering, weighing, probing, idling):
+        parts = {speaking, tending, collecting, watching, metering, weighing, probing, idling}
+        await asyncio.wait({waiting, *parts, serving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, *parts):
             task.cancel()
     server.should_exit = server.force_exit = True
-    ends = await asyncio.gather(*parts, return_exceptions=True)
+    ends = await asyncio.gather(*parts, serving, return_exceptions=True)
     await runtime.close()
     if not stopped.is_set():
         causes = [repr(end) for end in ends if isinstance(end, Exception)]

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import activity
@@ -16,6 +17,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from agent_worker.fence import BEAT_S, Fence
+from agent_worker.images.node import NodeImages
 from agent_worker.inventory import Inventory
 from agent_worker.runtimes.contract import Exited, Runtime
 from moorage import log
@@ -23,12 +25,15 @@ from moorage.contracts import names
 from moorage.contracts.activities import AgentReport, HealthChange, Presence, PresenceActivities
 from moorage.contracts.shown import Shown
 from moorage.domain.node import AgentInfo, ContainerSeen
+from moorage.domain.pulls import NodeImage
 from moorage.domain.session import KernelExit
 
 _REPORT_S = 10.0
 _REPORT_UNCHANGED_S = 60.0
 # What was missing in the report of a change is believed when it is said again, half a minute later.
 _REPORT_AGAIN_S = 35.0
+# Images that are only used again are told so seldom: each report stays in a history.
+_USES_S = 600.0
 # Without a presence activity for so long, the control plane has given this process up: register again.
 _UNHELD_S = 12.0
 _RPC_TIMEOUT = timedelta(seconds=5)
@@ -47,6 +52,7 @@ class NodePresence(PresenceActivities):
         inventory: Inventory,
         fence: Fence | None = None,
         *,
+        images: NodeImages | None = None,
         explained: Callable[[KernelExit], KernelExit] = lambda exit: exit,
     ) -> None:
         """`explained` adds to an exit what the node knows of its cause."""
@@ -55,6 +61,7 @@ class NodePresence(PresenceActivities):
         self._info = info
         self._inventory = inventory
         self._explained = explained
+        self._images = images or NodeImages(runtime.store)
         self._agent_id = info([], []).agent_id
         self._incarnation = info([], []).incarnation
         self._fence = fence or Fence(runtime)
@@ -94,7 +101,7 @@ class NodePresence(PresenceActivities):
             await asyncio.sleep(1.0)
 
     async def _register(self) -> None:
-        info = self._info(await self._containers(), await self._runtime.images())
+        info = self._info(await self._containers(), await self._images.names())
         self._seen = len(info.containers)
         await self._client.start_workflow(
             "AgentWorkflow",
@@ -112,10 +119,11 @@ class NodePresence(PresenceActivities):
     async def _report_changes(self) -> None:
         """Containers, images and devices, when they differ from what was said last; and once a minute in any case.
 
-        A device's health is told at once: what it costs until then is a job's whole gang.
+        A device's health is told at once: what it costs until then is a job's whole gang. So is a pulled image.
         """
         said: object = None
         said_at, again_s = 0.0, 0.0
+        told = _ToldImages()
         while True:
             # Not wait_for: before Python 3.12 it loses a cancel that comes with the event.
             with suppress(TimeoutError):
@@ -126,19 +134,21 @@ class NodePresence(PresenceActivities):
                 devices = self._inventory.devices
                 containers = await self._containers()
                 self._seen = len(containers)
-                images = await self._runtime.images()
+                images, seen = await self._images.seen()
+                details = told.worth_telling(seen)
                 digest = sorted((one.kernel_id, one.attempt, one.state) for one in containers), images, devices
-                if digest == said and time.monotonic() - said_at < again_s:
+                if digest == said and not details and time.monotonic() - said_at < again_s:
                     continue
                 await self._client.get_workflow_handle(names.agent_workflow(self._agent_id)).signal(
                     "report",
-                    AgentReport(self._agent_id, self._incarnation, containers, images, devices),
+                    AgentReport(self._agent_id, self._incarnation, containers, images, devices, details),
                     rpc_timeout=_RPC_TIMEOUT,
                 )
                 # One that does not run is about to be removed: what it holds is free when that was said.
                 settled = all(one.state == "running" for one in containers)
                 again_s = (_REPORT_UNCHANGED_S if digest == said else _REPORT_AGAIN_S) if settled else 0.0
                 said, said_at = digest, time.monotonic()
+                told.were_told(details)
             except Exception as error:
                 _log.warning("report not delivered", error=str(error)[:200])
 
@@ -189,3 +199,25 @@ class NodePresence(PresenceActivities):
                 _log.warning("not done yet", error=f"{type(error).__name__}: {error}"[:200])
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
+
+
+class _ToldImages:
+    """What was said of the images last: they are many, and mostly the same."""
+
+    def __init__(self) -> None:
+        self._told: list[NodeImage] = []
+        self._at = -math.inf
+
+    def worth_telling(self, details: list[NodeImage]) -> list[NodeImage]:
+        """Empty if they are as before, but for when they were used."""
+        changed = _without_uses(details) != _without_uses(self._told)
+        used = details != self._told and time.monotonic() - self._at > _USES_S
+        return details if changed or used else []
+
+    def were_told(self, details: list[NodeImage]) -> None:
+        if details:
+            self._told, self._at = details, time.monotonic()
+
+
+def _without_uses(details: list[NodeImage]) -> list[NodeImage]:
+    return [replace(one, last_used=0.0) for one in details]

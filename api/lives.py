@@ -18,7 +18,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from moorage.contracts import names
 from moorage.contracts.activities import Answer, Cancel
 from moorage.domain.errors import Unavailable
-from moorage.session_start import session_input, start_scheduler, start_session
+from moorage.domain.image_orders import ImageOrder
+from moorage.session_start import session_input, start_image_order, start_scheduler, start_session
 
 # What takes longer is done all the same, and is looked after by its status.
 ANSWER_S = 30.0
@@ -47,6 +48,10 @@ class Lives(Protocol):
 
     async def drain(self, agent_id: str) -> bool:
         """The node's workflow was told to empty the node. False if there is none."""
+        ...
+
+    async def order_images(self, order: ImageOrder) -> None:
+        """The order's workflow runs."""
         ...
 
     async def is_reachable(self) -> bool: ...
@@ -96,6 +101,9 @@ class TemporalLives:
                 return False
             raise
         return True
+
+    async def order_images(self, order: ImageOrder) -> None:
+        await start_image_order(self._client, order)
 
     async def is_reachable(self) -> bool:
         try:

@@ -15,6 +15,7 @@ from api.words import Text as Text
 from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
+from moorage.domain.images import checked_image
 from moorage.domain.network import NetworkPolicy
 from moorage.domain.resources import check_amounts, parse_slots
 from moorage.domain.secrets import SecretUse, checked_uses, secret_use
@@ -29,7 +30,14 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_S = 365 * 86400.0
 
 
-def _an_image(text: str) -> str:
+def _storable(text: str) -> str:
+    """PostgreSQL and a container's command line take neither NUL nor half of a surrogate pair."""
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("a NUL character or half of a surrogate pair is no text")
+    return text
+
+
+def an_image(text: str) -> str:
     if not _IMAGE.fullmatch(text):
         raise ValueError(
             f"{text[:80]!r} is not an image; allowed are letters, digits and . _ / : @ -, first a letter or digit"
@@ -68,7 +76,7 @@ class CreateSession(BaseModel):
             ]
         },
     )
-    image: Annotated[str, AfterValidator(_an_image)] = Field(min_length=1, max_length=512)
+    image: Annotated[str, AfterValidator(an_image)] = Field(min_length=1, max_length=512)
     name: Text | None = None
     type: SessionType = SessionType.INTERACTIVE
     command: list[Text] = Field(default_factory=list, max_length=1024)
@@ -131,7 +139,7 @@ class CreateSession(BaseModel):
             )
         return NewSession(
             name=checked_session_name(self.name) if self.name is not None else _name_for(self.image),
-            image=self.image,
+            image=checked_image(self.image),
             type=self.type,
             command=self.command or list(IDLE),
             env=self.env,

@@ -13,9 +13,9 @@ from api.schemas import Seconds, Text
 from moorage import plugins
 from moorage.db.groups import policy_of
 from moorage.db.passes import Pass
-from moorage.db.snapshots import tagged
 from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest, NotFound
+from moorage.domain.images import tagged
 from moorage.domain.resources import parse_slots
 from moorage.domain.tenancy import Principal
 from moorage.scheduler.explain import explain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from moorage.contracts import names
 from moorage.contracts.activities import SchedulerInput, SessionInput
 from moorage.contracts.shown import Shown
+from moorage.domain.image_orders import ImageOrder
 
 # A signal breaks the delay: a session that is placed at once then needs one workflow task less.
 _FIRST_TASK_DELAY = timedelta(seconds=2)
@@ -86,3 +88,16 @@ async def start_scheduler(client: Client, group: str, policy: str) -> None:
         static_summary=Shown(f"scheduler of resource group {group}"),
         search_attributes=TypedSearchAttributes([SearchAttributePair(names.RESOURCE_GROUP, group)]),
     )
+
+
+async def start_image_order(client: Client, order: ImageOrder) -> None:
+    """The order's workflow runs, or has run. Idempotent."""
+    with suppress(WorkflowAlreadyStartedError):
+        await client.start_workflow(
+            "ImageWorkflow",
+            order,
+            id=names.image_workflow(order.order_id),
+            task_queue=names.CONTROL_QUEUE,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+            static_summary=Shown(f"{order.kind} an image on {len(order.agents)} nodes"),
+        )

@@ -114,6 +114,12 @@ class Settings(BaseSettings):
     agent_egress_deny: Annotated[str, AfterValidator(_networks)] = Field(
         "", description="networks (CIDR), comma separated, that no session may reach, for example the control plane's"
     )
+    agent_image_max_age_h: float = Field(
+        0, ge=0, description="images that the agent pulled and nobody used for so many hours are removed; 0 is never"
+    )
+    agent_image_disk_percent: float = Field(
+        0, ge=0, lt=100, description="while the images' disk is fuller, unused images that it pulled go; 0 is never"
+    )
     agent_log_bytes: int = Field(4 * 1024 * 1024, description="log kept of each session: half head, half tail")
     agent_disk_bytes: int = Field(
         0, ge=0, description="what a container may write to its own disk before it is killed; 0 sets no limit"

@@ -104,7 +104,14 @@ def workflow_runner() -> SandboxedWorkflowRunner:
     What is not passed through is loaded for each run, so its bytecode must lie ready: compiling it costs 8 ms, and with
     PYTHONDONTWRITEBYTECODE nobody else would keep it.
     """
-    for module in ("workflows.session", "workflows.agent", "workflows.scheduler", "workflows.options"):
+    for module in (
+        "workflows.session",
+        "workflows.agent",
+        "workflows.scheduler",
+        "workflows.images",
+        "workflows.pull",
+        "workflows.options",
+    ):
         spec = find_spec(module)
         if spec is not None and spec.origin is not None:
             with suppress(OSError):  # a folder that can't be written: slower, not wrong

@@ -25,6 +25,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from activities.agents import LedgerAgents
+from activities.images import LedgerImages
 from activities.lives import TemporalLives
 from activities.maintenance import Reaping
 from activities.scheduling import Scheduling
@@ -37,6 +38,7 @@ from moorage.contracts.activities import (
     SessionActivities,
     registered,
 )
+from moorage.contracts.images import ImageActivities
 from moorage.contracts.shown import Shown
 from moorage.db.engine import connect as connect_database
 from moorage.db.engine import migrate
@@ -46,6 +48,7 @@ from moorage.session_start import start_scheduler
 from moorage.settings import Settings, load_settings, require
 from moorage.temporal import connect, workflow_runner
 from workflows.agent import AgentWorkflow
+from workflows.images import ImageWorkflow
 from workflows.scheduler import ReaperWorkflow, SchedulerWorkflow
 from workflows.session import SessionWorkflow
 
@@ -61,10 +64,11 @@ def build_worker(settings: Settings, client: Client, engine: AsyncEngine) -> Wor
         client,
         task_queue=names.CONTROL_QUEUE,
         identity=f"control-{socket.gethostname()}-{os.getpid()}",
-        workflows=[SessionWorkflow, AgentWorkflow, SchedulerWorkflow, ReaperWorkflow],
+        workflows=[SessionWorkflow, AgentWorkflow, SchedulerWorkflow, ReaperWorkflow, ImageWorkflow],
         activities=[
             *registered(SessionActivities, LedgerSessions(engine, seal)),
             *registered(AgentActivities, LedgerAgents(engine, TemporalLives(client))),
+            *registered(ImageActivities, LedgerImages(engine)),
             *registered(MaintenanceActivities, Reaping(engine, client)),
             *Scheduling(engine, settings.database_url, client, seal, network_pool=settings.network_pool).activities(),
         ],

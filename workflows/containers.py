@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 from moorage.contracts import activities as contract
-from moorage.contracts.activities import CreatedKernel, Destroyed
+from moorage.contracts.activities import CreatedKernel, Destroyed, Pulled, PullImage, PullMode
+from moorage.domain.images import is_pinned, pinned
 from moorage.domain.session import Ending, KernelSpec, Reason, SessionResult, SessionStatus
 from moorage.domain.usage import KernelUsage
-from workflows import steps
+from workflows import pull, steps
 from workflows.told import Told
 
 _S = SessionStatus
@@ -49,11 +51,13 @@ class Containers:
         self._told = told
         self._record = record
         self._usage: dict[tuple[str, int], KernelUsage] = {}
+        self._pulling = 0
         self._last_lines: dict[str, str] = {}  # of those that failed
 
     async def make(self) -> list[CreatedKernel] | None:
         """All of them started; None if it was interrupted. Raises TryElsewhere or NoNodeHelps."""
-        made = [asyncio.create_task(self._make_one(kernel)) for kernel in self._told.kernels]
+        common = asyncio.create_task(self._common_digest()) if self._may_differ() else None
+        made = [asyncio.create_task(self._make_one(kernel, common)) for kernel in self._told.kernels]
         recorded = asyncio.create_task(self._record(_S.CREATING, "its containers are made"))
         together = asyncio.gather(*made, recorded)
         try:
@@ -64,18 +68,18 @@ class Containers:
             return [one.result() for one in made]
         finally:
             # What is still being made when one kernel has failed must not act for a later attempt.
-            steps.drop(together, recorded, *made)
+            steps.drop(together, recorded, *made, *([common] if common else []))
 
-    async def _make_one(self, kernel: KernelSpec) -> CreatedKernel:
+    async def _make_one(self, kernel: KernelSpec, common: asyncio.Task[str] | None) -> CreatedKernel:
         try:
+            if common is not None:
+                kernel = replace(kernel, image=pinned(kernel.image, await asyncio.shield(common)))
             try:
                 return await steps.create(kernel)
             except ActivityError as error:
                 if steps.type_of(error) != contract.IMAGE_MISSING:
                     raise
-            await self._record(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
-            await steps.pull(kernel)
-            await self._record(_S.CREATING, "its containers are made")
+            await self._pull(kernel)
             return await steps.create(kernel)
         except ActivityError as error:
             if is_cancelled_exception(error):
@@ -85,6 +89,37 @@ class Containers:
                 ending = Ending(_S.ERROR, Reason.IMAGE_PULL_FAILED, message, SessionResult.FAILURE)
                 raise NoNodeHelps(ending) from error
             raise TryElsewhere(Reason.FAILED_TO_CREATE, message, avoid=kernel.agent_id) from error
+
+    def _may_differ(self) -> bool:
+        """A tag may mean one image here and another there; all kernels of a gang run the same."""
+        kernels = self._told.kernels
+        nodes = {kernel.agent_id for kernel in kernels}
+        return len(nodes) > 1 and not is_pinned(kernels[0].image) and workflow.patched("one-image-for-a-gang")
+
+    async def _common_digest(self) -> str:
+        """Of what the main kernel's node has, or pulls now; empty if it came from no registry."""
+        main = self._told.kernels[0]
+        try:
+            found = await pull.pull_on(main.agent_id, PullImage(main.image, PullMode.LOOK))
+        except ActivityError as error:
+            if steps.type_of(error) != contract.IMAGE_MISSING:
+                raise
+            found = await self._pull(main)
+        return found.digest if found is not None else ""
+
+    async def _pull(self, kernel: KernelSpec) -> Pulled | None:
+        """PREPARING until the last of the kernels' pulls has ended."""
+        fresh = workflow.patched("credentials-of-registries")
+        self._pulling += 1
+        try:
+            await self._record(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
+            order = await pull.order_for(kernel.image) if fresh else PullImage(kernel.image)
+            found = await pull.pull_on(kernel.agent_id, order)
+        finally:
+            self._pulling -= 1
+        if not fresh or not self._pulling:
+            await self._record(_S.CREATING, "its containers are made")
+        return found
 
     async def remove(self, *, grace_s: float) -> list[str]:
         """Proven gone. Returns the nodes that are lost: there they are fenced instead."""

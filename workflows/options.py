@@ -40,6 +40,9 @@ PULL_RETRY = RetryPolicy(
     non_retryable_error_types=[contract.IMAGE_PULL_FAILED],
 )
 
+# Docker deletes an image's layers in seconds; some are hundreds of thousands of files.
+REMOVE_IMAGE_TIMEOUT = timedelta(minutes=10)
+
 # Stopping takes its grace period and then Docker's own time; it is repeated until it is proven.
 DESTROY_MARGIN = timedelta(seconds=60)
 DESTROY_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10))

@@ -18,7 +18,6 @@ from moorage.contracts.activities import (
     Destroy,
     Destroyed,
     KernelActivities,
-    PullImage,
     UpdateKernel,
 )
 from moorage.contracts.shown import Shown
@@ -51,20 +50,6 @@ async def create(kernel: KernelSpec) -> CreatedKernel:
         retry_policy=options.CREATE_RETRY,
         cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
         summary=Shown(f"create the container on {kernel.agent_id}"),
-    )
-
-
-async def pull(kernel: KernelSpec) -> None:
-    await workflow.execute_activity_method(
-        KernelActivities.pull_image,
-        PullImage(kernel.image),
-        task_queue=names.agent_queue(kernel.agent_id),
-        schedule_to_start_timeout=options.NODE_PICKUP,
-        start_to_close_timeout=options.PULL_TIMEOUT,
-        heartbeat_timeout=options.NODE_HEARTBEAT,
-        retry_policy=options.PULL_RETRY,
-        cancellation_type=workflow.ActivityCancellationType.ABANDON,
-        summary=Shown(f"pull {kernel.image} on {kernel.agent_id}"),
     )
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent_worker.images.contract import ImageStore
 from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes.process import STDERR, STDOUT, Order, Process
 from moorage.contracts.accelerators import Reservation
@@ -130,13 +131,11 @@ class FileFound:
 class Runtime(ABC):
     """Containers on this node that carry this agent's label; no others are seen or touched."""
 
+    store: ImageStore
+
     @abstractmethod
     async def capacity(self) -> dict[str, int]:
         """What the node could offer, in base units."""
-
-    @abstractmethod
-    async def images(self) -> list[str]:
-        """The images on the node, by name and tag, sorted."""
 
     @abstractmethod
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
@@ -144,10 +143,6 @@ class Runtime(ABC):
 
         One that has ended is not started again. ImageMissing, or CreateRefused with no container of ours left.
         """
-
-    @abstractmethod
-    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        """The image is on the node. PullFailed with the runtime's words; not tried again here."""
 
     @abstractmethod
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:

@@ -34,13 +34,13 @@ from agent_worker.runtimes.contract import (
     Exited,
     FileFound,
     ImageMissing,
-    PullFailed,
     Runtime,
     RuntimeAway,
     Started,
     check_use,
 )
 from agent_worker.runtimes.devices import devices
+from agent_worker.runtimes.docker_images import DockerImages
 from agent_worker.runtimes.docker_logs import read_logs
 from agent_worker.runtimes.egress import Egress
 from agent_worker.runtimes.ends import Heard, final_state
@@ -56,6 +56,7 @@ from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
 from agent_worker.runtimes.within import Within
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
+from moorage.domain.images import tagged
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -139,6 +140,7 @@ class DockerRuntime(Runtime):
         self._gauges = Gauges(self._process)
         self._within = Within(self._client, self._streams, call=self._call, stream=self._stream)
         self._commits = Commits(self._client, self._node)
+        self.store = DockerImages(self._client, self._streams, self._call, self._stream)
         self.networks = Networks(self._client, cluster=cluster, node=self._node)
         self.egress = Egress(egress_deny)
         self.namespaces = Namespaces(
@@ -153,10 +155,6 @@ class DockerRuntime(Runtime):
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)
         return {CPU: int(info["NCPU"]) * 1000, MEM: max(0, int(info["MemTotal"]) - 512 * 1024**2)}
-
-    async def images(self) -> list[str]:
-        found = await self._call(self._client.images)
-        return sorted({tag for image in found for tag in image.get("RepoTags") or () if tag != "<none>:<none>"})
 
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         held = reserved or Reservation()
@@ -186,7 +184,7 @@ class DockerRuntime(Runtime):
         try:
             container_id = str(
                 self._client.create_container(
-                    spec.image,
+                    tagged(spec.image),  # a name that could be the beginning of an id is none
                     command=spec.command or None,
                     environment=environment(spec) | reserved.environment,
                     labels=labels(spec, self._node),
@@ -239,16 +237,6 @@ class DockerRuntime(Runtime):
             if state["Status"] == "exited":
                 return Started(container_id, exit_of(spec.kernel_id, spec.attempt, state))
         return Started(container_id)
-
-    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        repository, tag = _repository_and_tag(image)
-        try:
-            async for line in self._stream(lambda: self._streams.pull(repository, tag=tag, stream=True, decode=True)):
-                if "error" in line:
-                    raise PullFailed(str(line["error"]))
-                progress(f"{line.get('id', '')} {line.get('status', '')}".strip())
-        except APIError as error:
-            raise PullFailed(words_of(error)) from None
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         def stop() -> KernelExit:

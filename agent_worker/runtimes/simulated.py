@@ -4,10 +4,10 @@ A session's environment configures what happens: MOORAGE_SIM_RUN_S (ends by itse
 MOORAGE_SIM_EXIT_CODE, MOORAGE_SIM_CREATE_S (latency), MOORAGE_SIM_OOM=1, MOORAGE_SIM_FAIL_CREATE=1,
 MOORAGE_SIM_IGNORE_STOP=1; and what it is measured to use, as a part of what it asked for: MOORAGE_SIM_CPU (0.5),
 MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5), and in bytes MOORAGE_SIM_DISK (0). The commands `exit N` and
-`sleep N` do what they say. Images `missing/…` don't exist. A container is well from MOORAGE_SIM_HEALTHY_AFTER_S (0)
-until MOORAGE_SIM_UNHEALTHY_AFTER_S (never) after its start: at other times its ports refuse, and commands in it exit
-with 1.
-Ports from 1024 on send back what they get. Files are in memory and gone with the agent.
+`sleep N` do what they say. Images are on the node, but for those that simulated_images.py names. A container is well
+from MOORAGE_SIM_HEALTHY_AFTER_S (0) until MOORAGE_SIM_UNHEALTHY_AFTER_S (never) after its start: at other times its
+ports refuse, and commands in it exit with 1. Ports from 1024 on send back what they get. Files are in memory and gone
+with the agent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import socket
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from agent_worker.runtimes.contract import (
     FileFound,
     ImageMissing,
     PortClosed,
-    PullFailed,
     Runtime,
     Started,
     UpdateRefused,
@@ -44,6 +43,7 @@ from agent_worker.runtimes.contract import (
 )
 from agent_worker.runtimes.process import Order, Process
 from agent_worker.runtimes.simulated_files import SimulatedFiles
+from agent_worker.runtimes.simulated_images import SimulatedImages
 from agent_worker.runtimes.simulated_process import SimulatedProcess
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.health import health_check
@@ -81,6 +81,7 @@ class _Container:
     health: dict[str, Any] | None = None  # its moorage.domain.health.HealthCheck
     well: tuple[float, float | None] = (0.0, None)  # from when until when, in seconds after the start
     labels: dict[str, str] = field(default_factory=dict)
+    image: str = "simulated"
 
     def has_ended(self) -> bool:
         return self.ends is not None and self.ends <= time.time()
@@ -137,16 +138,18 @@ class SimulatedRuntime(Runtime):
         self._values: dict[str, set[str]] = {}  # of its variables and files; never saved
         self._files: dict[str, SimulatedFiles] = {}  # by container; never saved
         self._echoes: set[asyncio.Task[None]] = set()
+        self.store = self._images = SimulatedImages()
+        for container in self._containers.values():
+            self._images.use(container.container_id, container.image)
+        for image in self._committed:
+            self._images.keep(image)
 
     async def capacity(self) -> dict[str, int]:
         return {CPU: 16_000, MEM: 64 * 1024**3}
 
-    async def images(self) -> list[str]:
-        return sorted(self._committed)
-
     async def create(self, spec: KernelSpec, reserved: Reservation | None = None) -> Started:
         await asyncio.sleep(float(spec.env.get("MOORAGE_SIM_CREATE_S", 0)))
-        if spec.image.startswith("missing/"):
+        if await self.store.find(spec.image) is None:
             raise ImageMissing(f"No such image: {spec.image}")
         if spec.env.get("MOORAGE_SIM_FAIL_CREATE") == "1":
             raise CreateRefused("the simulated runtime was told to refuse")
@@ -157,15 +160,12 @@ class SimulatedRuntime(Runtime):
             self._containers[container_id] = container
             self._values[container_id] = _values(spec)
             self._files[container_id] = SimulatedFiles(spec.files)
+            self._images.use(container_id, spec.image)
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
         self._wind(container)
         return Started(container_id)
-
-    async def pull(self, image: str, progress: Callable[[str], None]) -> None:
-        if image.startswith("missing/"):
-            raise PullFailed(f"pull access denied for {image}, repository does not exist")
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         found = self._containers.get(container.container_id)
@@ -193,6 +193,7 @@ class SimulatedRuntime(Runtime):
             clock.cancel()
         self._files.pop(container.container_id, None)
         self._values.pop(container.container_id, None)
+        self._images.let_go(container.container_id)
         if self._containers.pop(container.container_id, None) is not None:
             self._save()
 
@@ -228,6 +229,7 @@ class SimulatedRuntime(Runtime):
             raise CommitRefused(f"container {container.container_id} does not run")
         check_owner(image, self._committed.get(image), found.user)
         self._committed[image] = found.user
+        self._images.keep(image)
         self._images_file.write_text(json.dumps(self._committed))
         return Committed(f"sim-{container.container_id}", _IMAGE_BYTES)
 
@@ -388,6 +390,7 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         devices=dict(spec.devices),
         health=asdict(spec.health) if spec.health else None,
         well=_well(spec.env),
+        image=spec.image,
         uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
         disk=int(spec.env.get("MOORAGE_SIM_DISK", 0)),
         labels=idle_label(spec),

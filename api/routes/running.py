@@ -14,8 +14,8 @@ from api.routes.sessions import shown
 from api.running_schemas import CommitSession, ResizeSession
 from moorage.contracts.activities import UPDATE_REFUSED, Answer, Commit, Resize, Restart
 from moorage.db import sessions
+from moorage.domain.committed import committed_name
 from moorage.domain.errors import Conflict, InvalidRequest, MoorageError, Unsatisfiable
-from moorage.domain.images import committed_name
 from moorage.domain.resources import check_amounts, parse_slots
 from moorage.domain.session import SessionStatus
 from moorage.domain.tenancy import Principal

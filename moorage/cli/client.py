@@ -55,9 +55,14 @@ class Client:
     def session(self, ref: str) -> Json:
         return self._json("GET", f"/session/{_quoted(ref)}")
 
-    def session_after(self, ref: str, status: str) -> Json:
-        """Waits up to WAIT_S seconds for a status other than the given one."""
-        return self._json("GET", f"/session/{_quoted(ref)}", params={"wait_from": status, "wait_s": WAIT_S})
+    def session_after(self, ref: str, status: str, wait_s: float = WAIT_S) -> Json:
+        """Waits up to `wait_s` seconds for a status other than the given one."""
+        return self._json("GET", f"/session/{_quoted(ref)}", params={"wait_from": status, "wait_s": wait_s})
+
+    def progress(self, ref: str) -> list[Json]:
+        """The pulls that a session waits for."""
+        items: list[Json] = self._json("GET", f"/session/{_quoted(ref)}/progress")["pulls"]
+        return items
 
     def stop(self, ref: str, *, forced: bool) -> Json:
         return self._json("DELETE", f"/session/{_quoted(ref)}", params={"forced": str(forced).lower()})
@@ -246,6 +251,38 @@ class Client:
     def remove_secret(self, name: str, *, project: str | None, force: bool) -> None:
         params = {"force": str(force).lower()} | ({"project": project} if project else {})
         self._request("DELETE", f"/secret/{_quoted(name)}", params=params)
+
+    def images(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/image")["items"]
+        return items
+
+    def order_image(self, kind: str, body: Json) -> Json:
+        """`pull` or `remove`, on many nodes."""
+        return self._json("POST", f"/image/{kind}", json=body)
+
+    def image_order(self, order_id: str) -> Json:
+        return self._json("GET", f"/image/order/{_quoted(order_id)}")
+
+    def allowed_images(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/image/allowed")["items"]
+        return items
+
+    def allow_images(self, pattern: str, domain: str | None) -> Json:
+        return self._json("POST", "/image/allowed", json={"pattern": pattern, "domain": domain})
+
+    def disallow_images(self, pattern: str, domain: str | None) -> None:
+        params = {"pattern": pattern} | ({"domain": domain} if domain else {})
+        self._request("DELETE", "/image/allowed", params=params)
+
+    def registries(self) -> list[Json]:
+        items: list[Json] = self._json("GET", "/registry")["items"]
+        return items
+
+    def put_registry(self, host: str, body: Json) -> Json:
+        return self._json("PUT", f"/registry/{_quoted(host)}", json=body)
+
+    def remove_registry(self, host: str) -> None:
+        self._request("DELETE", f"/registry/{_quoted(host)}")
 
     def tokens(self) -> Json:
         return self._json("GET", "/token")

@@ -182,7 +182,8 @@ def ps(
 
 def show_session(ref: Ref, json: AsJson = False) -> None:
     """Show all about a session."""
-    session = Client().session(ref)
+    client = Client()
+    session = client.session(ref)
     if json:
         return show.as_json(session)
     links = session.get("links") or {}
@@ -199,6 +200,9 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
         f"{kernel['role']}{kernel['idx']} on {kernel['agent'] or 'no node'}{health.of_kernel(kernel)}"
         for kernel in session.get("kernels") or []
     )
+    values["image digest"] = _what_ran(session.get("kernels") or [])
+    if session["status"] == SessionStatus.PREPARING:
+        values["progress"] = "; ".join(f"{one['agent']}: {one['words']}" for one in client.progress(session["id"]))
     values["dependencies"] = ", ".join(
         f"{needed['name']} ({needed['status']})" for needed in session.get("dependencies") or []
     )
@@ -207,6 +211,14 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
     values["idle"] = idle_words(session.get("idle"))
     values |= used(values.pop("usage", None))
     return show.fields(values | {f"link {name}": link for name, link in links.items() if link})
+
+
+def _what_ran(kernels: list[Json]) -> str:
+    """The digest that the kernels run, or the id of an image that came from no registry."""
+    return ", ".join(
+        sorted({kernel.get("image_digest") or f"none; image id {kernel['image_id']}" for kernel in kernels
+                if kernel.get("image_digest") or kernel.get("image_id")})
+    )  # fmt: skip
 
 
 def logs(

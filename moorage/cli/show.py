@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +51,34 @@ def as_json(value: Any) -> None:
 def note(line: str) -> None:
     """A line about progress, on stderr, so that stdout holds the result alone."""
     print(printable(line), file=sys.stderr, flush=True)
+
+
+class Line:
+    """One line on stderr that changes: on a terminal in its place, else once in a while, and never twice the same."""
+
+    _EVERY_S = 5.0
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._said = ""
+        self._at = -self._EVERY_S
+
+    def say(self, words: str) -> None:
+        words = printable(words)
+        if words == self._said:
+            return
+        if self._on_terminal:
+            cut = words[: max(20, shutil.get_terminal_size().columns - 1)]
+            print(f"\r\033[K{cut}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._at >= self._EVERY_S:
+            print(words, file=sys.stderr, flush=True)
+            self._at = time.monotonic()
+        self._said = words
+
+    def end(self) -> None:
+        """What was said last stays where it is."""
+        if self._said and self._on_terminal:
+            print(file=sys.stderr, flush=True)
 
 
 def printable(value: object) -> str:

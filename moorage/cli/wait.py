@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from moorage.cli import show
@@ -14,6 +15,7 @@ from moorage.domain.session import TERMINAL, SessionStatus
 
 T = TypeVar("T")
 
+_PULL_LOOK_S = 0.5
 PATIENCE_S = 60.0  # how long the API may be away before we give up
 _WORDS = {SessionStatus.PENDING: "queued", SessionStatus.PREPARING: "preparing the image"}
 
@@ -58,7 +60,21 @@ class Watch:
             self._ask_after(SessionStatus.RUNNING)
 
     def _ask_after(self, status: str) -> None:
+        if status == SessionStatus.PREPARING and not self._quiet:
+            return self._ask_while_it_is_pulled()
         self.session = _patiently(lambda: self._client.session_after(self.session["id"], status))
+        return None
+
+    def _ask_while_it_is_pulled(self) -> None:
+        """With a line about how far the image is, which is written over on a terminal."""
+        line = show.Line()
+        while self.session["status"] == SessionStatus.PREPARING:
+            ref = self.session["id"]
+            self.session = _patiently(lambda ref=ref: self._client.session_after(ref, "PREPARING", _PULL_LOOK_S))  # type: ignore[misc]
+            with suppress(MoorageError):  # how far it is matters less than that it goes on
+                for one in self._client.progress(ref):
+                    line.say(f"  {one['agent']}: {one['words']}")
+        line.end()
 
     def _print_log(self) -> None:
         given_up_at = time.monotonic() + PATIENCE_S

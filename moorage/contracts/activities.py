@@ -8,11 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from temporalio import activity
 
 from moorage.domain.node import AgentInfo, ContainerSeen, Device
+from moorage.domain.pulls import NodeImage
 from moorage.domain.session import Ending, KernelExit, KernelSpec, NodeLossPolicy, RestartPolicy
 from moorage.domain.usage import KernelUsage
 
@@ -171,6 +173,8 @@ class CreatedKernel:
     exit: KernelExit | None = None
     create_ms: float = 0.0
     start_ms: float = 0.0
+    image_id: str = ""  # what it runs, as the node has it
+    image_digest: str = ""  # the same in its registry; empty if it came from none
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +200,30 @@ class Destroyed:
     last_lines: str = ""  # of its log, if it failed; without the secrets that it was given
 
 
+class PullMode(StrEnum):
+    """When the registry is asked: never, only for an image that the node lacks, or always, so that a tag is renewed."""
+
+    LOOK = "look"
+    MISSING = "missing"
+    ALWAYS = "always"
+
+
 @dataclass(frozen=True, slots=True)
 class PullImage:
+    """With the credentials of its registry, if there are any."""
+
     image: str
+    mode: str = PullMode.MISSING
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """An image that is on the node now. Without a digest it came from no registry."""
+
+    image_id: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +267,12 @@ class KernelActivities(ABC):
 
     @activity.defn
     @abstractmethod
-    async def pull_image(self, order: PullImage) -> None:
-        """The image is on the node. Heartbeats. Fails with IMAGE_PULL_FAILED and the runtime's words (not retried)."""
+    async def pull_image(self, order: PullImage) -> Pulled | None:
+        """The image is on the node. Key: its name; orders for the same image share one pull. Heartbeats.
+
+        Broken connections are tried again. Fails for good with IMAGE_PULL_FAILED and the registry's words, with
+        CREATE_REFUSED where this node has no room for it, and with IMAGE_MISSING where it was only looked for.
+        """
 
     @activity.defn
     @abstractmethod
@@ -468,6 +497,11 @@ class SessionActivities(ABC):
     async def prolong_session(self, order: Prolong) -> bool:
         """The row has the lifetime and the timeline says so, once."""
 
+    @activity.defn
+    @abstractmethod
+    async def pull_order(self, image: str) -> PullImage:
+        """The order to pull an image, with the credentials that its registry has now. Changes nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -485,6 +519,7 @@ class AgentReport:
     containers: list[ContainerSeen]
     images: list[str] = field(default_factory=list)
     devices: list[Device] = field(default_factory=list)
+    image_details: list[NodeImage] = field(default_factory=list)  # empty: as before
 
 
 class AgentActivities(ABC):

@@ -11,6 +11,7 @@ PUT  /files/SK?path=/a/folder  a tar that is unpacked there; `upload`
 WS   /ports/SK/{port}          bytes of one TCP connection to that port of the container; `port:{port}`
 GET  /stats/{session_id}?since_s=N  the session's kernels here, as NodeStats; `stats`, with the session as kernel
 GET  /stats                                            the whole node, as NodeStats; `stats`, with EVERY_KERNEL
+GET  /pulls                                            {"items": [PullProgress]}; `pulls`, with EVERY_KERNEL
 GET  /health                                            no token
 """
 

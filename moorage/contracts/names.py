@@ -54,3 +54,7 @@ def scheduler_workflow(resource_group: str) -> str:
 
 def agent_workflow(agent_id: str) -> str:
     return f"agent-{agent_id}"
+
+
+def image_workflow(order_id: str) -> str:
+    return f"image-{order_id}"

@@ -15,6 +15,7 @@ from moorage.db.secrets import OF_A_SESSION, opened
 from moorage.db.usage import keep
 from moorage.domain.health import health_check
 from moorage.domain.idle import IdlePolicy
+from moorage.domain.images import pinned
 from moorage.domain.network import KernelNetwork
 from moorage.domain.session import IDLE, MOVES, TERMINAL, Ending, KernelSpec, NodeLossPolicy, Reason, SessionStatus
 from moorage.domain.usage import KernelUsage
@@ -51,9 +52,17 @@ async def move(
 
 
 async def record_started(
-    engine: AsyncEngine, session_id: str, attempt: int, containers: Mapping[str, str], message: str
+    engine: AsyncEngine,
+    session_id: str,
+    attempt: int,
+    containers: Mapping[str, str],
+    message: str,
+    images: Mapping[str, tuple[str, str]] | None = None,
 ) -> bool:
-    """The row is RUNNING with its containers' ids. Idempotent by (session, attempt)."""
+    """The row is RUNNING with its containers' ids. Idempotent by (session, attempt).
+
+    `images`: kernel → (id, digest) of what it runs; the next attempt runs the same digest.
+    """
     async with engine.begin() as connection:
         row = await locked(connection, session_id)
         if row["attempt"] != attempt or _S(row["status"]) in TERMINAL | {_S.TERMINATING, _S.PENDING}:
@@ -65,9 +74,13 @@ async def record_started(
         if row["status"] in (_S.SCHEDULED, _S.PREPARING):
             row = await set_status(connection, row, _S.CREATING, actor="workflow")
         for kernel_id, container_id in containers.items():
+            image_id, digest = (images or {}).get(kernel_id, ("", ""))
             await connection.execute(
-                text("UPDATE kernels SET container_id = :container WHERE id = :id"),
-                {"id": kernel_id, "container": container_id},
+                text(
+                    "UPDATE kernels SET container_id = :container, image_id = :image, image_digest = :digest"
+                    " WHERE id = :id"
+                ),
+                {"id": kernel_id, "container": container_id, "image": image_id, "digest": digest},
             )
         await set_status(
             connection,
@@ -240,6 +253,8 @@ def kernel_specs(
     if row["ssh_key"]:
         env = {ssh_keys.VARIABLE: ssh_keys.FOLDER} | env
         files = ssh_keys.files(seal.open(bytes(row["ssh_key"]))) | files
+    # What an earlier attempt ran; a tag may mean something else by now.
+    digest = next((kernel["digest"] for kernel in row["kernels"] if kernel["digest"]), "")
     hosts = [f"{kernel['role']}{kernel['idx']}" for kernel in row["kernels"]]
     return [
         KernelSpec(
@@ -247,7 +262,7 @@ def kernel_specs(
             kernel_id=kernel["id"],
             attempt=row["attempt"],
             agent_id=placed[kernel["id"]],
-            image=row["image"],
+            image=pinned(row["image"], digest),
             command=list(row["command"]) if kernel["role"] == "main" else list(IDLE),
             env=env | secret_env,
             files=files,
@@ -274,8 +289,8 @@ SESSION_COLUMNS = (
     "s.id, s.name, s.image, s.command, s.env, s.slots, s.attempt, s.status, s.resource_group, s.on_node_loss,"
     " s.pending_timeout_s, s.lifetime_s, s.batch_timeout_s, s.grace_s, s.type, s.restart_policy, s.max_restarts,"
     " s.health, s.idle, s.network, s.ssh_key, u.email AS user, p.name AS project,"
-    " (SELECT jsonb_agg(jsonb_build_object('id', k.id, 'role', k.role, 'idx', k.idx, 'agent', k.agent_id)"
-    "   ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
+    " (SELECT jsonb_agg(jsonb_build_object('id', k.id, 'role', k.role, 'idx', k.idx, 'agent', k.agent_id,"
+    "   'digest', k.image_digest) ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
     f" {OF_A_SESSION}"
 )
 PLACED = (

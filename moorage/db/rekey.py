@@ -31,6 +31,7 @@ SEALED = (
     Sealed("keypairs", "secret", "access_key", "text"),
     Sealed("secrets", "value", "id"),
     Sealed("users", "totp_secret", "id"),
+    Sealed("registries", "password", "host", "text"),
     Sealed("sessions", "env", "id"),
     Sealed("sessions", "ssh_key", "id"),
 )

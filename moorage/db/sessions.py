@@ -34,7 +34,8 @@ _COLUMNS = (
 # Of one session, where it costs no other query: its kernels, main first, and what it waits or waited for.
 _WHOLE = (
     f"{_COLUMNS}, s.health, (SELECT jsonb_agg(jsonb_build_object('role', k.role, 'idx', k.idx, 'agent', k.agent_id,"
-    f" 'container', k.container_id, 'health', {_HEALTH}, 'health_message', k.health_message)"
+    f" 'container', k.container_id, 'health', {_HEALTH}, 'health_message', k.health_message,"
+    " 'image_id', k.image_id, 'image_digest', k.image_digest)"
     " ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
     " COALESCE((SELECT jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'status', t.status, 'result', t.result)"
     " ORDER BY t.name, t.id) FROM session_dependencies d JOIN sessions t ON t.id = d.depends_on"

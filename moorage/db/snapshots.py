@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from moorage.domain.images import tagged
 from moorage.domain.resources import Slots
 from moorage.scheduler.snapshot import (
     Changes,
@@ -270,11 +271,6 @@ def _waiting(row: Mapping[str, Any]) -> WaitingSession:
         job_priority=row["job_priority"],
         preemptible=row["preemptible"],
     )
-
-
-def tagged(image: str) -> str:
-    """As nodes name what they have: with a tag, `latest` where none was asked for."""
-    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 def _owner(row: Mapping[str, Any]) -> Owner:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage import ssh_keys
-from moorage.db import audit, ceilings, dependencies, groups, idling, quotas, secrets, sessions
+from moorage.db import audit, ceilings, dependencies, groups, idling, images, quotas, secrets, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
 from moorage.db.members import hold as hold_membership
@@ -172,6 +172,7 @@ async def _admit(connection: AsyncConnection, who: Principal, new: NewSession) -
             code="session-type-not-allowed",
             data={"field": "type", "allowed": types},
         )
+    await images.check_allowed(connection, who.domain, new.image)
     pending_timeout_s = _pending_timeout(group["options"], new)
     await check_slots(connection, new.slots)
     if new.agents:

@@ -40,6 +40,8 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
     "agent": ("read", "update"),
     "resource-group": ("create", "read", "update", "delete", "simulate"),
     "cluster": ("read",),
+    "image": ("read", "pull", "remove", "allow"),
+    "registry": ("read", "update", "delete"),
 }
 PERMISSIONS = frozenset(f"{entity}:{one}" for entity, operations in OPERATIONS.items() for one in operations)
 
@@ -59,13 +61,15 @@ def _all_of(*entities: str) -> frozenset[str]:
 
 _READ = frozenset(name for name in PERMISSIONS if name.endswith(":read"))
 # Whoever is signed in sees what the cluster is, wherever the role is held.
-_ABOUT_THE_CLUSTER = frozenset({"agent:read", "resource-group:read", "cluster:read", "role:read", "policy:read"})
+_ABOUT_THE_CLUSTER = frozenset(
+    {"agent:read", "resource-group:read", "cluster:read", "role:read", "policy:read", "image:read"}
+)
 
 BUILT_IN: Mapping[str, frozenset[str]] = {
     # Everything, everywhere.
     "superadmin": PERMISSIONS,
     # Sees everything everywhere and changes nothing; neither logs nor secrets.
-    "monitor": _READ - {"secret:read", "token:read"},
+    "monitor": _READ - {"secret:read", "token:read", "registry:read"},
     # Of a domain: its projects and users with all they have, within what the domain was given.
     "domain-admin": _ABOUT_THE_CLUSTER
     | _all_of("project", "user", "keypair", "grant", "secret", "session")
@@ -97,7 +101,7 @@ HELD_IN: Mapping[str, tuple[ScopeKind, ...]] = {
 """Where a built-in role may be held; a custom one anywhere."""
 
 # They lie in no domain: whoever may read them anywhere sees them, and only who may everywhere changes them.
-_IN_NO_SCOPE = frozenset({"agent", "resource-group", "cluster", "role", "policy"})
+_IN_NO_SCOPE = frozenset({"agent", "resource-group", "cluster", "role", "policy", "image", "registry"})
 _OF_A_SCOPE = frozenset({"role:assign"})
 
 

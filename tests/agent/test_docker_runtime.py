@@ -13,7 +13,7 @@ from docker.errors import ImageNotFound
 from agent_worker.runtimes import left_behind
 from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited, GoesOn
 from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels
-from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
+from agent_worker.runtimes.docker_images import _repository_and_tag as repository_and_tag
 from agent_worker.runtimes.limits import limits
 from agent_worker.runtimes.networks import Joined, network
 from moorage.contracts.names import LABEL_AGENT, node_label

@@ -33,6 +33,10 @@ async def sealed(engine: AsyncEngine) -> AsyncEngine:
             text("INSERT INTO secrets (id, user_id, name, value, created_by) VALUES (:id, :user, 's', :sealed, 'ada')"),
             {"id": new_id(), "user": ada, "sealed": old.seal(b"value")},
         )
+        await connection.execute(
+            text("INSERT INTO registries (host, username, password, created_by) VALUES ('r', 'u', :sealed, 'ada')"),
+            {"sealed": old.seal(b"password")},
+        )
     await a_pending_session(engine, ada, env=old.seal(b"{}"), ssh_key=old.seal(b"key"))
     return engine
 

@@ -108,7 +108,7 @@ async def _things(gateway: Gateway, tenants: Tenants, asker: str, target: str, c
         "email": owner.email, "key": owner.access_key, "project": owner.project_id, "path": owner.project,
         "domain": owner.domain, "bare": owner.project.split("/")[1], "fresh": f"x{uuid.uuid4().hex[:10]}",
         "token": uuid.uuid4().hex, "spare": f"AKIA{uuid.uuid4().hex[:16].upper()}",
-        **{name: str(uuid.uuid4()) for name in ("session", "grant", "assignment")},
+        **{name: str(uuid.uuid4()) for name in ("session", "grant", "assignment", "order")},
     }  # fmt: skip
     async with gateway.engine.begin() as connection:
         for statement in _THINGS:
@@ -145,6 +145,12 @@ _THINGS = (
     " 'user', :email, 'sessions', 1, now(), now() + interval '1 day', 'test')",
     "INSERT INTO secrets (id, project_id, name, value, created_by) VALUES (gen_random_uuid(), CAST(:project AS uuid),"
     " 'old', '', 'test') ON CONFLICT DO NOTHING",
+    "INSERT INTO image_orders (id, kind, image, target, asked_by)"
+    " VALUES (CAST(:order AS uuid), 'pull', :fresh, 'all', 'test')",
+    "INSERT INTO allowed_images (domain, pattern, created_by) VALUES (NULL, 'spare', 'test'), (NULL, '*', 'test')"
+    " ON CONFLICT DO NOTHING",
+    "INSERT INTO registries (host, username, password, created_by) VALUES ('spare.example', 'x', '', 'test')"
+    " ON CONFLICT DO NOTHING",
     "INSERT INTO roles (name, permissions) VALUES ('spare', '{session:read}') ON CONFLICT DO NOTHING",
     "INSERT INTO policies (kind, name) VALUES ('user', 'spare') ON CONFLICT DO NOTHING",
     "INSERT INTO resource_groups (name, policy, selector) VALUES ('spare', 'fifo', 'dispersed')"

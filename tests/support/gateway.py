@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.main import build
 from moorage.contracts.activities import Answer, Cancel
+from moorage.domain.image_orders import ImageOrder
 from moorage.settings import Settings
 from tests.support.builders import KEYS
 
@@ -36,6 +37,7 @@ class RecordedLives:
     scheduled: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
     without_workflow: set[str] = field(default_factory=set)
+    image_orders: list[ImageOrder] = field(default_factory=list)
 
     async def begin(self, row: Mapping[str, Any]) -> None:
         self.begun.append(str(row["id"]))
@@ -56,6 +58,9 @@ class RecordedLives:
     async def drain(self, agent_id: str) -> bool:
         self.drained.append(agent_id)
         return agent_id not in self.without_workflow
+
+    async def order_images(self, order: ImageOrder) -> None:
+        self.image_orders.append(order)
 
     async def is_reachable(self) -> bool:
         return True

@@ -105,6 +105,7 @@ ROUTE_CASES: dict[str, Case] = {
     "GET /session/{ref}": Case(may="session:read", path="/session/{session}", **_SESSION),
     "GET /session/{ref}/why": Case(may="session:read", path="/session/{session}/why", **_SESSION),
     "GET /session/{ref}/events": Case(may="session:read", path="/session/{session}/events", **_SESSION),
+    "GET /session/{ref}/progress": Case(may="session:read", path="/session/{session}/progress", **_SESSION),
     "GET /session/{ref}/stats": Case(may="session:read", path="/session/{session}/stats", **_SESSION),
     "POST /session/{ref}/extend": Case(
         may="session:update", path="/session/{session}/extend", body={"for": "2h"}, **_SESSION
@@ -205,6 +206,16 @@ ROUTE_CASES: dict[str, Case] = {
     "POST /role": Case("cluster", "root", "/role", {"name": "{fresh}", "permissions": ["session:read"]}),
     "PATCH /role/{name}": Case("cluster", "root", "/role/spare", {"description": "x"}),
     "DELETE /role/{name}": Case("cluster", "root", "/role/spare"),
+    "GET /image": Case("cluster", "everybody", "/image"),
+    "POST /image/pull": Case("cluster", "root", "/image/pull", {"image": "{fresh}:1"}),
+    "POST /image/remove": Case("cluster", "root", "/image/remove", {"image": "{fresh}:1"}),
+    "GET /image/order/{order_id}": Case("cluster", "root", "/image/order/{order}"),
+    "GET /image/allowed": Case("cluster", "everybody", "/image/allowed"),
+    "POST /image/allowed": Case("cluster", "root", "/image/allowed", {"pattern": "{fresh}:*"}),
+    "DELETE /image/allowed": Case("cluster", "root", "/image/allowed?pattern=spare"),
+    "GET /registry": Case("cluster", "root", "/registry"),
+    "PUT /registry/{host}": Case("cluster", "root", "/registry/{fresh}.example", {"username": "x", "password": "y"}),
+    "DELETE /registry/{host}": Case("cluster", "root", "/registry/spare.example"),
     "GET /audit/verify": Case("cluster", "all-readers", "/audit/verify"),
     "GET /domain": Case("cluster", "administrators", "/domain"),
     **{

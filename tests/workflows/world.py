@@ -33,7 +33,9 @@ from moorage.contracts.activities import (
     Move,
     Note,
     Prolong,
+    Pulled,
     PullImage,
+    PullMode,
     Requeue,
     Reserved,
     ReserveResize,
@@ -51,6 +53,8 @@ from moorage.domain.usage import KernelUsage
 from moorage.temporal import workflow_runner
 from workflows.session import SessionWorkflow
 
+DIGEST = f"sha256:{'a' * 64}"
+
 
 @dataclass
 class World:
@@ -63,6 +67,9 @@ class World:
     ending: Finish | None = None
     releases: int = 0
     image_missing: bool = False
+    pullable: bool = False  # a pull brings the missing image
+    pulls: list[PullImage] = field(default_factory=list)
+    created: list[KernelSpec] = field(default_factory=list)
     refuses: int = 0
     requeues: list[Requeue] = field(default_factory=list)
     refuses_on: str = ""  # the node that refuses the next create
@@ -115,12 +122,19 @@ class FakeNode(KernelActivities):
         if key not in self._world.containers:
             self._world.containers.add(key)
             self._world.ever_made.append(key)
+            self._world.created.append(spec)
         self._world.trip("create_kernel", "after")
         return CreatedKernel(spec.kernel_id, spec.attempt, "c1")
 
     @activity.defn
-    async def pull_image(self, order: PullImage) -> None:
-        raise ApplicationError("pull access denied", type=contract.IMAGE_PULL_FAILED, non_retryable=True)
+    async def pull_image(self, order: PullImage) -> Pulled:
+        self._world.pulls.append(order)
+        if order.mode == PullMode.LOOK and self._world.image_missing:
+            raise ApplicationError("no such image", type=contract.IMAGE_MISSING, non_retryable=True)
+        if order.mode != PullMode.LOOK and not self._world.pullable:
+            raise ApplicationError("pull access denied", type=contract.IMAGE_PULL_FAILED, non_retryable=True)
+        self._world.image_missing = False
+        return Pulled("id1", DIGEST)
 
     @activity.defn
     async def destroy_kernel(self, order: Destroy) -> Destroyed:
@@ -226,6 +240,9 @@ class FakeLedger(SessionActivities):
         if order not in kept:
             kept.append(order)
         self._world.trip(step, "after")
+
+    async def pull_order(self, image: str) -> PullImage:
+        return PullImage(image, username="robot", password="sesame")
 
 
 @dataclass
