@@ -89,4 +89,4 @@ def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes
     """A cluster on three machines of a lab, started once per run; whoever uses it leaves it as he found it."""
     nodes = ThreeNodes(tmp_path_factory.mktemp("three"))
     yield nodes
-    nodes.close()
+    assert nodes.close() == {}, "left on nodes"

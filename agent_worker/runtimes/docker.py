@@ -148,9 +148,12 @@ class DockerRuntime(Runtime):
         )
 
     async def prepare(self) -> list[str]:
-        await self._call(self.networks.shared)
-        warning = await self._call(self.egress.warning)
-        return [warning] if warning else []
+        warnings = [await self._call(self.egress.warning)]
+        try:
+            await self._call(self.networks.shared)
+        except CreateRefused as error:
+            warnings.append(str(error))
+        return [warning for warning in warnings if warning]
 
     async def capacity(self) -> dict[str, int]:
         info = await self._call(self._client.info)

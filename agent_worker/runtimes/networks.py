@@ -22,7 +22,6 @@ from agent_worker.runtimes import overlay
 from agent_worker.runtimes.contract import CreateRefused
 from agent_worker.runtimes.egress import BRIDGES, GANG_INTERNAL, GANG_OPEN, INTERNAL, OPEN
 from agent_worker.runtimes.programs import ProgramFailed
-from moorage import log
 from moorage.contracts import names
 from moorage.domain.network import KernelNetwork, NetworkPolicy, addresses_of, number_of
 from moorage.domain.session import KernelSpec
@@ -32,8 +31,6 @@ _YOUNG_S = 60.0
 _SHOWS_S = 2.0
 # A name server that answers nobody: Docker's own would ask the world for a session that may not.
 _NO_NAMES = ("127.0.0.1",)
-
-_log = log.get("networks")
 
 
 @dataclass(frozen=True, slots=True)

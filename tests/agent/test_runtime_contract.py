@@ -16,6 +16,7 @@ from agent_worker.runtimes.contract import CommitRefused, Exited, ImageMissing, 
 from moorage.contracts.names import LABEL_IDLE
 from moorage.domain.health import HealthCheck, Probe
 from moorage.domain.idle import IdlePolicy
+from moorage.domain.network import KernelNetwork, NetworkPolicy
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 from tests.agent.specs import MIB, a_spec
@@ -55,6 +56,15 @@ async def test_what_a_container_holds_on_its_disk_is_known_while_it_runs(runtime
     assert seen.kernel_id == spec.kernel_id
     await runtime.stop(seen, 0)
     assert await runtime.written() == []
+
+
+@pytest.mark.parametrize("policy", list(NetworkPolicy))
+async def test_a_container_runs_whatever_it_may_reach(runtime: Runtime, agent_id: str, policy: NetworkPolicy) -> None:
+    started = await runtime.create(a_spec(agent_id=agent_id, network=KernelNetwork(policy)))
+    [seen] = await runtime.containers()
+    assert (seen.container_id, seen.state) == (started.container_id, "running")
+    await runtime.remove(seen)
+    assert await runtime.containers() == []
 
 
 async def test_an_image_that_the_node_lacks_is_missing(runtime: Runtime, agent_id: str) -> None:

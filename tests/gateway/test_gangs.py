@@ -255,3 +255,12 @@ async def test_what_was_asked_is_kept_and_shown(gateway: Gateway) -> None:
 )
 async def test_what_is_not_allowed_is_refused(gateway: Gateway, wish: dict[str, Any]) -> None:
     refused(await gateway.submit(**wish), 400, "invalid-api-params")
+
+
+async def test_a_gang_without_a_network_is_refused_and_what_a_session_may_reach_is_shown(gateway: Gateway) -> None:
+    answer = await gateway.submit(network="none", cluster_size=2)
+    assert (answer.status_code, answer.json()["code"]) == (400, "gang-without-network")
+    assert (await gateway.submit(network="everything")).status_code == 400
+    alone = await gateway.submitted(network="none")
+    assert alone["network"] == "none"
+    assert (await gateway.submitted(cluster_size=2))["network"] == "open"

@@ -36,6 +36,7 @@ class Node:
         self.socket = f"unix://{self.folder}/docker.sock"
         self.processes: list[subprocess.Popen[bytes]] = []
         self._lab = lab
+        self._client: docker.APIClient | None = None
 
     def command(self, *command: str) -> list[str]:
         """The command, in the network of this machine."""
@@ -73,13 +74,16 @@ class Node:
         )
 
     def engine(self) -> docker.APIClient:
-        return docker.APIClient(base_url=self.socket, version="auto", timeout=60)
+        """A client that is kept; its engine has to answer."""
+        if self._client is None:
+            self._client = docker.APIClient(base_url=self.socket, version="auto", timeout=60)
+        return self._client
 
     def until_ready(self) -> None:
         deadline = time.monotonic() + _READY_S
         while True:
             try:
-                self.engine().close()
+                self.engine()
                 return
             except DockerException:
                 words = (self.folder / "dockerd.log").read_text()[-1000:]
@@ -88,10 +92,8 @@ class Node:
 
     def load(self, archive: bytes) -> None:
         self.until_ready()
-        client = self.engine()
-        for _ in client.load_image(archive):
+        for _ in self.engine().load_image(archive):
             pass
-        client.close()
 
     def cut(self) -> None:
         """Nothing reaches it and it reaches nothing, as if its cable were pulled."""
@@ -105,7 +107,6 @@ class Node:
         client = self.engine()
         found = [f"container {one['Names'][0]}" for one in client.containers(all=True)]
         found += [f"network {one['Name']}" for one in client.networks() if one["Name"].startswith("moorage-")]
-        client.close()
         links = [line.split(": ")[1].split("@")[0] for line in self.run("ip", "-o", "link").splitlines()]
         return sorted(found + [f"device {name}" for name in links if name.startswith("mr")])
 
@@ -116,6 +117,7 @@ class Node:
             for one in client.containers(all=True):
                 client.remove_container(one["Id"], force=True, v=True)
             client.close()
+            self._client = None
         for process in reversed(self.processes):
             process.send_signal(signal.SIGTERM)
         for process in reversed(self.processes):

@@ -44,11 +44,14 @@ class ThreeNodes:
         for node in self.lab.nodes:
             self.until_alive(node)
 
-    def close(self) -> None:
+    def close(self) -> dict[str, list[str]]:
+        """Returns what the agents, when they had ended, have left on their nodes: it should be nothing."""
         each(self.lab.nodes, self.stop_agent)
+        left = {node.name: found for node in self.lab.nodes if (found := node.left())}
         self.cluster.close()
         self._relay.close()
         self.lab.stop()
+        return left
 
     def node(self, name: str) -> Node:
         return next(one for one in self.lab.nodes if one.name == name)
@@ -79,15 +82,12 @@ class ThreeNodes:
         return str(found[0]["status"]) if found else ""
 
     def inside(self, node: Node, session_id: str, *command: str, host: str = "main1") -> str:
-        """What a command prints that runs in a session's kernel on that machine."""
+        """What a command writes to its standard output in a session's kernel on that machine."""
         client = node.engine()
-        try:
-            found = client.containers(filters={"label": f"moorage.session={session_id}"})
-            [container] = [one["Id"] for one in found if _hostname(client.inspect_container(one["Id"])) == host]
-            made = client.exec_create(container, list(command))["Id"]
-            return bytes(client.exec_start(made)).decode(errors="replace")
-        finally:
-            client.close()
+        found = client.containers(filters={"label": f"moorage.session={session_id}"})
+        [container] = [one["Id"] for one in found if _hostname(client.inspect_container(one["Id"])) == host]
+        made = client.exec_create(container, list(command), stderr=False)["Id"]
+        return bytes(client.exec_start(made)).decode(errors="replace")
 
     def _common(self, cluster: str) -> dict[str, str]:
         keys = read_toml(self.cluster.folder / "keys.toml")
