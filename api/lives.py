@@ -30,6 +30,10 @@ class Lives(Protocol):
         """The node's workflow was told to empty the node. False if there is none."""
         ...
 
+    async def retire(self, agent_id: str) -> None:
+        """The workflow of a lost node was told to end; there may be none."""
+        ...
+
     async def is_reachable(self) -> bool: ...
 
 
@@ -45,6 +49,13 @@ class TemporalLives:
 
     async def schedule(self, group: str, policy: str) -> None:
         await start_scheduler(self._client, group, policy)
+
+    async def retire(self, agent_id: str) -> None:
+        try:
+            await self._client.get_workflow_handle(names.agent_workflow(agent_id)).signal("retire")
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
     async def drain(self, agent_id: str) -> bool:
         try:

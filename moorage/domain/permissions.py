@@ -26,7 +26,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
     "secret": ("create", "read", "update", "delete"),
     "audit": ("read",),
     "session": ("create", "read", "delete", "logs", "execute"),
-    "agent": ("read", "update"),
+    "agent": ("read", "update", "delete"),
     "resource-group": ("create", "read", "update", "delete", "simulate"),
     "cluster": ("read",),
 }

@@ -33,6 +33,7 @@ class RecordedLives:
     cancelled: list[tuple[str, Cancel]] = field(default_factory=list)
     scheduled: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
+    retired: list[str] = field(default_factory=list)
     without_workflow: set[str] = field(default_factory=set)
 
     async def begin(self, row: Mapping[str, Any]) -> None:
@@ -48,6 +49,9 @@ class RecordedLives:
     async def drain(self, agent_id: str) -> bool:
         self.drained.append(agent_id)
         return agent_id not in self.without_workflow
+
+    async def retire(self, agent_id: str) -> None:
+        self.retired.append(agent_id)
 
     async def is_reachable(self) -> bool:
         return True
