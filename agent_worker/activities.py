@@ -79,7 +79,8 @@ class NodeKernels(KernelActivities):
             except ImageMissing as error:
                 raise _final(contract.IMAGE_MISSING, str(error)) from None
             except CreateRefused as error:
-                raise _final(contract.CREATE_REFUSED, without_secrets(str(error), spec)) from None
+                words = f"{without_secrets(str(error), spec)} (on {spec.agent_id})"
+                raise _final(contract.CREATE_REFUSED, words) from None
             took_ms = (time.perf_counter() - began) * 1000
             self._meter.begin(_seen(spec, started.container_id))
             return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)

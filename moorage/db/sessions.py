@@ -22,7 +22,8 @@ _COLUMNS = (
     " u.email AS user, p.name AS project, s.domain, s.resource_group, s.agent_id AS agent, s.priority, s.slots,"
     " s.attempt, s.created_at, s.status_changed, s.started_at, s.terminated_at, s.on_node_loss, s.pending_timeout_s,"
     " s.lifetime_s, s.batch_timeout_s, s.grace_s, s.access_key, s.cluster_size, s.cluster_mode, s.not_before,"
-    " s.on_dependency_failure, s.architecture, s.designated AS agents, s.preemptible, s.job_priority, s.network"
+    " s.on_dependency_failure, s.architecture, s.designated AS agents, s.preemptible, s.job_priority, s.network,"
+    " s.restart_policy, s.max_restarts"
 )
 # Of one session, where it costs no other query: its kernels, main first, and what it waits or waited for.
 _WHOLE = (
