@@ -69,6 +69,7 @@ class LedgerSessions(SessionActivities):
             actor=finish.actor,
             fenced=finish.fenced_agents,
             usage=finish.usage,
+            last_lines=finish.last_lines,
         )
 
     async def session_state(self, session_id: str) -> SessionState:

@@ -14,9 +14,11 @@ from temporalio.exceptions import ApplicationError
 
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.last_words import READ_BYTES, last_lines, without
 from agent_worker.metrics.meter import Meter
+from agent_worker.probes import Prober
 from agent_worker.proofs import Proofs
-from agent_worker.runtimes.contract import CreateRefused, ImageMissing, PullFailed, Runtime, RuntimeAway
+from agent_worker.runtimes.contract import Checked, CreateRefused, ImageMissing, PullFailed, Runtime, RuntimeAway
 from moorage import log
 from moorage.contracts import activities as contract
 from moorage.contracts.activities import (
@@ -25,6 +27,7 @@ from moorage.contracts.activities import (
     CreatedKernel,
     Destroy,
     Destroyed,
+    HealthChange,
     KernelActivities,
     PullImage,
     UpdateKernel,
@@ -34,8 +37,6 @@ from moorage.domain.session import KernelSpec
 
 _T = TypeVar("_T")
 _BEAT_S = 3.0
-# A shorter value of a variable may be a part of any word.
-_SHORTEST_HIDDEN = 4
 # A restart of Docker takes some ten seconds; a node whose Docker stays away can't have the session.
 _AWAY_S, _ASKED_AGAIN_S = 30.0, 0.5
 # A log that can't be read in this time is lost, or what the session holds would wait for it for ever.
@@ -54,13 +55,15 @@ class NodeKernels(KernelActivities):
         inventory: Inventory | None = None,
         *,
         meter: Meter | None = None,
+        prober: Prober | None = None,
         proofs: Proofs | None = None,
     ) -> None:
-        """Without an inventory the node has no devices."""
+        """Without an inventory the node has no devices; without a prober nobody hears of its containers' health."""
         self._runtime = runtime
         self._logs = logs
         self._inventory = inventory or Inventory()
         self._meter = meter or Meter(runtime)
+        self._prober = prober or Prober(runtime, _tell_nobody)
         self._locks: dict[str, asyncio.Lock] = {}
         self._proofs = proofs or Proofs()
 
@@ -71,6 +74,7 @@ class NodeKernels(KernelActivities):
                 raise _final(contract.KERNEL_STOPPED, "the session was stopped before its container was made")
             began = time.perf_counter()
             if spec.attempt > 0:
+                self._prober.end(spec.kernel_id, spec.attempt - 1)
                 for older in await self._of(spec.kernel_id, below=spec.attempt):
                     await self._runtime.remove(older)
             try:
@@ -82,7 +86,10 @@ class NodeKernels(KernelActivities):
                 words = f"{without_secrets(str(error), spec)} (on {spec.agent_id})"
                 raise _final(contract.CREATE_REFUSED, words) from None
             took_ms = (time.perf_counter() - began) * 1000
-            self._meter.begin(_seen(spec, started.container_id))
+            seen = _seen(spec, started.container_id)
+            self._meter.begin(seen)
+            if spec.health is not None and started.exit is None:
+                self._prober.begin(Checked(seen, spec.health, 0.0))
             return CreatedKernel(spec.kernel_id, spec.attempt, started.container_id, started.exit, took_ms)
 
     @activity.defn
@@ -99,13 +106,15 @@ class NodeKernels(KernelActivities):
         """The grace period is waited for outside the lock, so that a forced order takes effect meanwhile."""
         async with _beating():
             self._bury(order)
+            ill = self._prober.end(order.kernel_id, order.attempt)
             found = await self._of(order.kernel_id, below=order.attempt + 1)
+            failed = ill or any(_has_failed(one) for one in found if one.attempt == order.attempt)
             running = [container for container in found if container.state == "running"]
             await self._meter.last_look(running)
             for container in running:
                 await self._runtime.stop(container, order.grace_s)
             async with self._lock(order.kernel_id):
-                return await self._remove(order)
+                return await self._remove(order, failed=failed)
 
     @activity.defn
     async def update_kernel(self, order: UpdateKernel) -> None:
@@ -115,19 +124,21 @@ class NodeKernels(KernelActivities):
     async def commit_kernel(self, order: CommitKernel) -> CommittedImage:
         raise _final(contract.COMMIT_REFUSED, "this node can't make images yet")
 
-    async def _remove(self, order: Destroy) -> Destroyed:
+    async def _remove(self, order: Destroy, *, failed: bool) -> Destroyed:
         """A create that was under way when the order came has ended by now: what it made goes too."""
+        self._prober.end(order.kernel_id, order.attempt)
         found = await self._of(order.kernel_id, below=order.attempt + 1)
-        exit, size = None, 0
+        exit, size, lines = None, 0, ""
         for container in found:
             ended = await self._runtime.stop(container, 0) if container.state != "created" else None
             kept = await self._keep_log(container)
             if container.attempt == order.attempt:
                 exit, size = ended, kept
+                lines = await self._last_lines(container) if failed else ""
         usage = self._meter.end(order.kernel_id, order.attempt)
         if not found and (proof := self._proofs.of(order.kernel_id, order.attempt)) is not None:
             return proof
-        proof = self._proofs.keep(Destroyed(order.kernel_id, order.attempt, bool(found), exit, size, usage))
+        proof = self._proofs.keep(Destroyed(order.kernel_id, order.attempt, bool(found), exit, size, usage, lines))
         for container in found:
             await self._runtime.remove(container)
         return proof
@@ -146,6 +157,11 @@ class NodeKernels(KernelActivities):
             words = f"{type(error).__name__}: {error}"[:200]
             _log.error("the log of a container is lost", session=container.session_id, error=words)
             return 0
+
+    async def _last_lines(self, container: ContainerSeen) -> str:
+        """Of the log that was kept."""
+        names = (container.session_id, container.kernel_id, container.attempt)
+        return last_lines(self._logs.end_of(*names, READ_BYTES), await self._runtime.given(container))
 
     async def _of(self, kernel_id: str, *, below: int) -> list[ContainerSeen]:
         found = await self._runtime.containers()
@@ -191,10 +207,15 @@ async def _to_its_end(step: Awaitable[_T]) -> _T:
 def without_secrets(words: str, spec: KernelSpec) -> str:
     """A runtime's words, should they quote what the kernel was given."""
     given = {*spec.env.values(), *(b64decode(content).decode(errors="replace") for content in spec.files.values())}
-    for value in sorted(given, key=len, reverse=True):
-        if len(value) >= _SHORTEST_HIDDEN:
-            words = words.replace(value, "[hidden]")
-    return words
+    return without(words, given)
+
+
+def _has_failed(container: ContainerSeen) -> bool:
+    """By itself, before anybody stopped it."""
+    return container.state == "exited" and container.exit_code != 0
+
+
+async def _tell_nobody(session_id: str, change: HealthChange) -> None: ...
 
 
 def _final(kind: str, words: str) -> ApplicationError:

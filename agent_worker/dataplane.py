@@ -17,12 +17,20 @@ from agent_worker.runtimes.contract import CreateRefused, Runtime
 from moorage.contracts.dataplane import EVERY_KERNEL, check_token
 from moorage.domain.errors import Conflict, InvalidRequest, MoorageError, NotFound, Unauthenticated
 from moorage.domain.node import ContainerSeen
-from moorage.domain.stats import NodeStats
+from moorage.domain.stats import KernelIdle, NodeStats
 
 _LONGEST_EXEC_S = 3600.0
 
 
-def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str, meter: Meter | None = None) -> Starlette:
+def build(
+    runtime: Runtime,
+    logs: KeptLogs,
+    *,
+    agent_id: str,
+    key: str,
+    meter: Meter | None = None,
+    idle: Callable[[str], list[KernelIdle]] = lambda session_id: [],
+) -> Starlette:
     """The app described in moorage.contracts.dataplane."""
     metered = meter or Meter(runtime)
 
@@ -72,8 +80,8 @@ def build(runtime: Runtime, logs: KeptLogs, *, agent_id: str, key: str, meter: M
         check(request, session_id or EVERY_KERNEL, "stats")
         kernels = metered.kernels(session_id, _seconds(request))
         if session_id:
-            return JSONResponse(asdict(NodeStats(kernels=kernels)))
-        return JSONResponse(asdict(NodeStats(metered.node(), metered.devices(), kernels)))
+            return JSONResponse(asdict(NodeStats(kernels=kernels, idle=idle(session_id))))
+        return JSONResponse(asdict(NodeStats(metered.node(), metered.devices(), kernels, idle(""))))
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "agent": agent_id})

@@ -46,6 +46,15 @@ class KeptLogs:
             raise
         return path.stat().st_size
 
+    def end_of(self, session_id: str, kernel_id: str, attempt: int, most: int) -> bytes:
+        """The last bytes of what was kept; none of a log that was lost."""
+        try:
+            with self._path(session_id, kernel_id, attempt).open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - most))
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
     def newest(self, session_id: str, kernel_id: str) -> Path | None:
         """The log of the kernel's last attempt that ended here."""
         found = (self._directory / session_id).glob(f"{kernel_id}-*.log")

@@ -23,10 +23,12 @@ from agent_worker.accelerators.found import accelerators
 from agent_worker.activities import NodeKernels
 from agent_worker.disk_watch import DiskWatch
 from agent_worker.fence import Fence
+from agent_worker.idle_watch import IdleWatch, teller
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.metrics.meter import Meter
 from agent_worker.presence import NodePresence
+from agent_worker.probes import Prober
 from agent_worker.proofs import Proofs
 from agent_worker.runtimes.contract import Runtime
 from agent_worker.runtimes.docker import DockerRuntime
@@ -101,7 +103,10 @@ async def run(settings: Settings) -> None:
     # Simulated sessions say themselves how busy they are.
     devices = runtime.devices if isinstance(runtime, SimulatedRuntime) else inventory.readings
     meter = Meter(runtime, devices)
-    app = dataplane.build(runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter)
+    idle = IdleWatch(runtime, meter)
+    app = dataplane.build(
+        runtime, logs, agent_id=settings.agent_id, key=settings.dataplane_key, meter=meter, idle=idle.seen
+    )
     server = _DataPlane(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     slots, incarnation = await offered(settings, runtime, inventory.devices), new_id()
     warnings = await runtime.prepare()
@@ -138,12 +143,15 @@ async def run(settings: Settings) -> None:
         return
     disk = DiskWatch(runtime, settings.agent_disk_bytes)
     presence = NodePresence(client, runtime, info, inventory, fence, explained=disk.explained)
+    prober = Prober(runtime, presence.tell_health)
     worker = Worker(
         client,
         task_queue=names.agent_queue(settings.agent_id),
         identity=f"agent-{settings.agent_id}",
         activities=[
-            *registered(KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, proofs=proofs)),
+            *registered(
+                KernelActivities, NodeKernels(runtime, logs, inventory, meter=meter, prober=prober, proofs=proofs)
+            ),
             *registered(PresenceActivities, presence),
         ],
         max_concurrent_activity_task_polls=2,
@@ -158,12 +166,14 @@ async def run(settings: Settings) -> None:
         tending = asyncio.create_task(runtime.tend())
         watching = asyncio.create_task(inventory.watch())
         metering = asyncio.create_task(meter.run())
+        probing = asyncio.create_task(prober.run())
         weighing = asyncio.create_task(disk.run())
+        idling = asyncio.create_task(idle.run(teller(client)))
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, watching, metering, weighing, serving}
+        parts = {speaking, tending, watching, metering, weighing, probing, idling, serving}
         await asyncio.wait({waiting, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, speaking, tending, watching, metering, weighing):
+        for task in (waiting, speaking, tending, watching, metering, weighing, probing, idling):
             task.cancel()
     server.should_exit = server.force_exit = True
     ends = await asyncio.gather(*parts, return_exceptions=True)

@@ -20,7 +20,7 @@ from agent_worker.inventory import Inventory
 from agent_worker.runtimes.contract import Exited, Runtime
 from moorage import log
 from moorage.contracts import names
-from moorage.contracts.activities import AgentReport, Presence, PresenceActivities
+from moorage.contracts.activities import AgentReport, HealthChange, Presence, PresenceActivities
 from moorage.contracts.shown import Shown
 from moorage.domain.node import AgentInfo, ContainerSeen
 from moorage.domain.session import KernelExit
@@ -149,9 +149,16 @@ class NodePresence(PresenceActivities):
     async def _tell(self, exited: Exited) -> None:
         if self._fence.has_stopped(exited.exit.kernel_id, exited.exit.attempt):
             return  # no end of the program's; the next report says what it was
+        await self._signal(exited.session_id, "kernel_exited", self._explained(exited.exit))
+
+    async def tell_health(self, session_id: str, change: HealthChange) -> None:
+        """However long that takes."""
+        await self._patiently(lambda: self._signal(session_id, "health_changed", change))
+
+    async def _signal(self, session_id: str, name: str, message: object) -> None:
         try:
-            await self._client.get_workflow_handle(names.session_workflow(exited.session_id)).signal(
-                "kernel_exited", self._explained(exited.exit), rpc_timeout=_RPC_TIMEOUT
+            await self._client.get_workflow_handle(names.session_workflow(session_id)).signal(
+                name, message, rpc_timeout=_RPC_TIMEOUT
             )
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:  # the session is over

@@ -75,6 +75,7 @@ class Proofs:
                 exit=proof.exit or earlier.exit,
                 log_bytes=proof.log_bytes or earlier.log_bytes,
                 usage=proof.usage or earlier.usage,
+                last_lines=proof.last_lines or earlier.last_lines,
             )
         if self.last_attempt(proof.kernel_id) <= proof.attempt:
             self._write(proof.kernel_id, _Grave(proof.attempt, self._clock(), proof))

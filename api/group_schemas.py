@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from api.idle_schemas import IdleRule
 from api.schemas import LONGEST_S, Seconds, Text
 from moorage import plugins
 from moorage.db.limits import Limit
@@ -69,7 +70,8 @@ class Ceilings(BaseModel):
     max_priority: int | None = Field(default=None, ge=0, le=100)
     max_job_priority: int | None = Field(default=None, ge=-1_000_000, le=1_000_000)
     max_lifetime_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
-    idle_timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_S, description="kept and shown")
+    idle_timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_S, description="idle for longer is stopped")
+    idle: IdleRule | None = Field(default=None, description="what that means; null is CPU and devices below 5 %")
     allowed_folder_hosts: list[Text] | None = Field(default=None, max_length=1000, description="kept and shown")
 
 

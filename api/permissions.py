@@ -116,6 +116,8 @@ ROUTES: dict[str, str] = {
     "GET /session/{ref}/logs": "session:logs",
     "POST /session/{ref}/exec": "session:execute",
     "GET /session/{ref}/stats": "session:read",
+    "POST /session/{ref}/extend": "session:update",
+    "GET /idle": "session:read",
     "GET /stats": "session:read",
     "GET /metrics": "cluster:read",
     # Each field of a query has its own line below.

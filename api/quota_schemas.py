@@ -31,7 +31,8 @@ class ChangePolicy(Ceilings):
         """The columns that were written, in base units."""
         values = self.model_dump(exclude_unset=True, exclude={"kind", "name"})
         slots = {name: parse_slots(values[name]) for name in ("max_slots", "max_pending_slots") if name in values}
-        return values | slots
+        # A rule is written as a whole: what it leaves out is by default, whatever it was.
+        return values | slots | ({"idle": self.idle.model_dump()} if self.idle is not None else {})
 
 
 class CreatePolicy(ChangePolicy):

@@ -9,13 +9,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from api.health_schemas import HealthWish, check_restarts
+from api.idle_schemas import AskIdle
+from api.words import Text as Text
 from moorage.db.submit import NewSession
 from moorage.domain.errors import InvalidRequest
 from moorage.domain.ids import checked_session_name
 from moorage.domain.network import NetworkPolicy
 from moorage.domain.resources import MINIMUM, format_slot, parse_slots
 from moorage.domain.secrets import SecretUse, checked_uses, secret_use
-from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, SessionType
+from moorage.domain.session import IDLE, DependencyPolicy, NodeLossPolicy, RestartPolicy, SessionType
 from moorage.scheduler.snapshot import ClusterMode
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -26,13 +29,6 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_S = 365 * 86400.0
 
 
-def _storable(text: str) -> str:
-    """PostgreSQL and a container's command line take neither NUL nor half of a surrogate pair."""
-    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError("a NUL character or half of a surrogate pair is no text")
-    return text
-
-
 def _an_image(text: str) -> str:
     if not _IMAGE.fullmatch(text):
         raise ValueError(
@@ -41,7 +37,6 @@ def _an_image(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_storable)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 
 
@@ -98,6 +93,10 @@ class CreateSession(BaseModel):
     preemptible: bool = True
     job_priority: int = Field(default=0, ge=-1_000_000, le=1_000_000, description="who may preempt whom")
     network: NetworkPolicy = Field(default=NetworkPolicy.OPEN, description="what it may reach")
+    restart_policy: RestartPolicy = RestartPolicy.NEVER
+    max_restarts: int = Field(default=5, ge=0, le=1000, description="in a row")
+    health: HealthWish | None = None
+    idle: AskIdle | None = Field(default=None, description="when it is stopped because nobody uses it")
 
     @model_validator(mode="after")
     def _batch_has_a_command(self) -> CreateSession:
@@ -105,6 +104,7 @@ class CreateSession(BaseModel):
             raise ValueError("a batch session needs a command")
         if self.type is not SessionType.BATCH and self.batch_timeout_s:
             raise ValueError("batch_timeout_s is for batch sessions; lifetime_s is for all")
+        check_restarts(self.type, self.restart_policy, counted="max_restarts" in self.model_fields_set)
         return self
 
     def checked(self, *, idempotency_key: str | None, idempotency_hash: str | None) -> NewSession:
@@ -153,6 +153,10 @@ class CreateSession(BaseModel):
             agents=self.agents,
             preemptible=self.preemptible,
             job_priority=self.job_priority,
+            restart_policy=self.restart_policy,
+            max_restarts=self.max_restarts,
+            health=self.health.checked() if self.health else None,
+            idle_wish=self.idle.wish() if self.idle is not None else None,
             idempotency_key=idempotency_key,
             idempotency_hash=idempotency_hash,
             network=self.network,
@@ -181,6 +185,19 @@ def _slots(resources: dict[str, str | int | float]) -> dict[str, int]:
                 code="exclusive-slots",
             )
     return slots
+
+
+def parse_span(field: str, words: str) -> float:
+    """Seconds, more than none and at most a year."""
+    span = _SPAN.fullmatch(words.strip())
+    seconds = float(span[1]) * _UNITS[span[2]] if span is not None else 0.0
+    if not 0 < seconds <= LONGEST_S:
+        raise InvalidRequest(
+            f"{field} {words[:80]!r} is no length of time; allowed is for example 90s, 10m, 2h or 1d, up to 365d",
+            code="malformed-time",
+            data={"field": field},
+        )
+    return seconds
 
 
 def parse_not_before(words: str) -> datetime:

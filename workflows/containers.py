@@ -49,6 +49,7 @@ class Containers:
         self._told = told
         self._record = record
         self._usage: dict[tuple[str, int], KernelUsage] = {}
+        self._last_lines: dict[str, str] = {}  # of those that failed
 
     async def make(self) -> list[CreatedKernel] | None:
         """All of them started; None if it was interrupted. Raises TryElsewhere or NoNodeHelps."""
@@ -120,14 +121,24 @@ class Containers:
             self._told.exits.setdefault(proof.kernel_id, proof.exit)
         if proof.usage is not None:
             self._usage[proof.kernel_id, proof.attempt] = proof.usage
+        if proof.last_lines:
+            self._last_lines.setdefault(proof.kernel_id, proof.last_lines)
 
     @property
     def usage(self) -> list[KernelUsage]:
         """Of those that are gone, as far as it was not kept yet."""
         return list(self._usage.values())
 
+    @property
+    def last_lines(self) -> str:
+        """The main one's if it failed, else of another that did."""
+        return next(
+            (self._last_lines[one.kernel_id] for one in self._told.kernels if one.kernel_id in self._last_lines), ""
+        )
+
     def forget(self) -> None:
         self._usage.clear()
+        self._last_lines.clear()
 
     async def change(self, slots: dict[str, int], back_to: dict[str, int]) -> tuple[str, bool]:
         """("", True) once all have the new limits. Else why not, and whether all have the old ones.

@@ -40,7 +40,8 @@ class Restarts:
         if ran_s >= options.STEADY_S:
             self.begin_anew()
         if self.in_a_row >= self._most:
-            words = f"{fall.message}; it was started again {self.in_a_row} times, and not once more"
+            times = "once" if self.in_a_row == 1 else f"{self.in_a_row} times"
+            words = f"{fall.message}; it was started again {times}, and not once more"
             return Ending(
                 SessionStatus.ERROR, Reason.CRASH_LOOP, words, SessionResult.FAILURE, exit_code=fall.exit_code
             )

@@ -243,7 +243,7 @@ class SessionWorkflow:
             return Ending(_S.TERMINATED, reason, f"ran for {limit_s:g} s, its limit", SessionResult.FAILURE)
         exit = self._told.first_exit()
         if exit is not None:
-            return ending_of(exit)
+            return ending_of(exit, self._told.mem_limit(exit.kernel_id))
         return self._interruption() if self._told.interrupted() else None
 
     def _interruption(self) -> Ending:
@@ -489,9 +489,10 @@ class SessionWorkflow:
             if self._told.stop is not None and ending.reason == self._told.stop.reason
             else "workflow"
         )
+        last_lines = self._containers.last_lines if ending.result == SessionResult.FAILURE else ""
         status = await steps.local(
             SessionActivities.finish_session,
-            Finish(self._session.session_id, ending, actor, list(fenced), self._containers.usage),
+            Finish(self._session.session_id, ending, actor, list(fenced), self._containers.usage, last_lines),
             f"record {ending.status}: {ending.reason}",
         )
         workflow.upsert_search_attributes([names.STATUS.value_set(status)])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from moorage.contracts.activities import Assignment, Cancel, HealthChange, IdleReport, NodeLost, Preempt
+from moorage.domain.resources import MEM
 from moorage.domain.session import Ending, KernelExit, KernelSpec, SessionStatus
 
 
@@ -73,6 +74,9 @@ class Told:
         """The main kernel's, if it has ended; else that of the one that ended first."""
         first = next(iter(self.exits.values()), None)
         return self.exits.get(self.kernels[0].kernel_id, first) if self.kernels else first
+
+    def mem_limit(self, kernel_id: str) -> int | None:
+        return next((one.slots.get(MEM) for one in self.kernels if one.kernel_id == kernel_id), None)
 
     def cancelled(self, status: SessionStatus) -> Ending:
         assert self.stop is not None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from agent_worker.metrics.reading import Readings
 from moorage.contracts.accelerators import Reservation
+from moorage.domain.health import HealthCheck
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelExit, KernelSpec
 
@@ -35,6 +36,14 @@ class RuntimeAway(OSError):
     """The runtime does not answer; what was asked of it may have been done."""
 
 
+class GoesOn(TimeoutError):
+    """A command took too long and could not be ended. `runs` tells whether it still goes on."""
+
+    def __init__(self, runs: Callable[[], Awaitable[bool]]) -> None:
+        super().__init__("it took too long and could not be ended")
+        self.runs = runs
+
+
 @dataclass(frozen=True, slots=True)
 class Exited:
     session_id: str
@@ -47,6 +56,15 @@ class Started:
 
     container_id: str
     exit: KernelExit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A running container that is to be checked, and how old it is."""
+
+    container: ContainerSeen
+    check: HealthCheck
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +109,14 @@ class Runtime(ABC):
         """All of ours, running or not."""
 
     @abstractmethod
+    async def labelled(self, label: str) -> list[tuple[ContainerSeen, str]]:
+        """Running ones that carry the label, with its value: what they were made with is known after a restart."""
+
+    @abstractmethod
+    async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
+        """The running container has a file with this text, for all its users. Without text it is emptied, if there."""
+
+    @abstractmethod
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         """Running ones whose session starts on another node when this one is lost."""
 
@@ -102,9 +128,21 @@ class Runtime(ABC):
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
         """Runs a command in it; each output is cut at OUTPUT_CAP bytes. TimeoutError when it takes longer.
 
-        A command that was given up goes on until the container ends: Docker has no way to end it. CreateRefused if it
-        can't be started.
+        A command that was given up is killed with all that it started; GoesOn where the agent may not do that.
+        CreateRefused if it can't be started.
         """
+
+    @abstractmethod
+    async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
+        """Whether something in the container accepts connections at its port, if only at its loopback address."""
+
+    @abstractmethod
+    async def checked(self) -> list[Checked]:
+        """The running containers that were made with a health check: what an agent that comes back goes on with."""
+
+    @abstractmethod
+    async def given(self, container: ContainerSeen) -> set[str]:
+        """The values that it alone was given, in variables and files. Whoever quotes its words leaves them out."""
 
     @abstractmethod
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,11 +19,12 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import CancellableStream, Mount, Ulimit
 from docker.utils import kwargs_from_env
 
+from agent_worker.idle_label import idle_label
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes.adoption import adopted, exit_of
 from agent_worker.runtimes.contract import (
-    OUTPUT_CAP,
+    Checked,
     CreateRefused,
     ExecResult,
     Exited,
@@ -35,10 +37,13 @@ from agent_worker.runtimes.contract import (
 from agent_worker.runtimes.devices import devices
 from agent_worker.runtimes.egress import Egress
 from agent_worker.runtimes.ends import Heard, final_state
+from agent_worker.runtimes.inspected import age_s, check_of, own_values, well_labelled, words_of
 from agent_worker.runtimes.namespaces import Namespaces
 from agent_worker.runtimes.network_upkeep import tend
 from agent_worker.runtimes.networks import Networks, network
+from agent_worker.runtimes.one_file import write_file
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
+from agent_worker.runtimes.within import Within
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.node import ContainerSeen
@@ -86,6 +91,8 @@ def labels(spec: KernelSpec, node: str) -> dict[str, str]:
         names.LABEL_ATTEMPT: str(spec.attempt),
         names.LABEL_ON_NODE_LOSS: spec.on_node_loss,
         **({names.LABEL_DEVICES: ",".join(sorted(spec.devices))} if spec.devices else {}),
+        **({names.LABEL_HEALTH: json.dumps(asdict(spec.health))} if spec.health else {}),
+        **idle_label(spec),
     }
 
 
@@ -129,6 +136,7 @@ class DockerRuntime(Runtime):
         self._closing = threading.Event()
         self.secret_files = SecretFiles(self._node)
         self._gauges = Gauges(self._process)
+        self._within = Within(self._client, self._streams, call=self._call, stream=self._stream)
         self.networks = Networks(self._client, cluster=cluster, node=self._node)
         self.egress = Egress(egress_deny)
         self.namespaces = Namespaces(
@@ -193,10 +201,10 @@ class DockerRuntime(Runtime):
                 )["Id"]
             )
         except ImageNotFound as error:
-            raise ImageMissing(_words(error)) from None
+            raise ImageMissing(words_of(error)) from None
         except APIError as error:
             if error.status_code != 409:
-                raise CreateRefused(_words(error)) from None
+                raise CreateRefused(words_of(error)) from None
             there = self._client.inspect_container(name)
             started = adopted(there, spec, labels(spec, self._node))
             if started is not None:
@@ -220,11 +228,12 @@ class DockerRuntime(Runtime):
         try:
             self._client.start(container_id)
         except APIError as error:
-            state = self._client.inspect_container(container_id)["State"]
+            found = self._client.inspect_container(container_id)
+            state = found["State"]
             if state["Status"] == "created" or state.get("Error"):
                 with suppress(APIError):
                     self._client.remove_container(container_id, force=True, v=True)
-                raise CreateRefused(_words(error)) from None
+                raise CreateRefused(words_of(error)) from None
             if state["Status"] == "exited":
                 return Started(container_id, exit_of(spec.kernel_id, spec.attempt, state))
         return Started(container_id)
@@ -237,7 +246,7 @@ class DockerRuntime(Runtime):
                     raise PullFailed(str(line["error"]))
                 progress(f"{line.get('id', '')} {line.get('status', '')}".strip())
         except APIError as error:
-            raise PullFailed(_words(error)) from None
+            raise PullFailed(words_of(error)) from None
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
         def stop() -> KernelExit:
@@ -292,6 +301,13 @@ class DockerRuntime(Runtime):
     async def containers(self) -> list[ContainerSeen]:
         return await self._call(lambda: self._list({}))
 
+    async def labelled(self, label: str) -> list[tuple[ContainerSeen, str]]:
+        found = await self._call(lambda: self._client.containers(filters={"label": [*self._ours(), label]}))
+        return [(self._seen(one), str(one["Labels"][label])) for one in found if well_labelled(one["Labels"])]
+
+    async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
+        await self._call(lambda: write_file(self._client, container.container_id, path, text))
+
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         wanted = {names.LABEL_ON_NODE_LOSS: str(NodeLossPolicy.REQUEUE)}
         found = await self._call(lambda: self._list(wanted))
@@ -300,7 +316,7 @@ class DockerRuntime(Runtime):
     def _list(self, wanted: dict[str, str]) -> list[ContainerSeen]:
         filters = {"label": [*self._ours(), *(f"{label}={value}" for label, value in wanted.items())]}
         found = self._client.containers(all=True, filters=filters)
-        return [self._seen(one) for one in found if _well_labelled(one["Labels"])]
+        return [self._seen(one) for one in found if well_labelled(one["Labels"])]
 
     def _ours(self) -> list[str]:
         """Docker's filter for this agent's containers."""
@@ -335,19 +351,24 @@ class DockerRuntime(Runtime):
             return
 
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        out, err = bytearray(), bytearray()
-        try:
-            async with asyncio.timeout(timeout_s):
-                made = await self._call(lambda: self._client.exec_create(container.container_id, command)["Id"])
-                opened = partial(self._streams.exec_start, made, stream=True, demux=True)
-                async with aclosing(self._stream(opened)) as pieces:
-                    async for pieces_out, pieces_err in pieces:
-                        out += (pieces_out or b"")[: OUTPUT_CAP - len(out)]
-                        err += (pieces_err or b"")[: OUTPUT_CAP - len(err)]
-                code = (await self._call(lambda: self._client.exec_inspect(made)))["ExitCode"]
-        except APIError as error:
-            raise CreateRefused(_words(error)) from None
-        return ExecResult(int(code or 0), out.decode(errors="replace"), err.decode(errors="replace"))
+        return await self._within.execute(container.container_id, command, timeout_s)
+
+    async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
+        return await self._within.connects(container.container_id, port, timeout_s)
+
+    async def checked(self) -> list[Checked]:
+        filters = {"label": [*self._ours(), names.LABEL_HEALTH], "status": ["running"]}
+        found = await self._call(lambda: self._client.containers(filters=filters))
+        checks = [(one, check_of(one["Labels"])) for one in found if well_labelled(one["Labels"])]
+        return [Checked(self._seen(one), check, age_s(one["Created"])) for one, check in checks if check]
+
+    async def given(self, container: ContainerSeen) -> set[str]:
+        def ask() -> set[str]:
+            files = self.secret_files.contents(container.kernel_id, container.attempt)
+            values = own_values(self._client, container.container_id)
+            return values | {one.decode(errors="replace") for one in files}
+
+        return await self._call(ask)
 
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         ids = [container.container_id for container in containers]
@@ -356,7 +377,7 @@ class DockerRuntime(Runtime):
     async def written(self) -> list[tuple[ContainerSeen, int]]:
         def look() -> list[tuple[ContainerSeen, int]]:
             found = self._client.containers(size=True, filters={"label": self._ours(), "status": "running"})
-            return [(self._seen(one), int(one.get("SizeRw") or 0)) for one in found if _well_labelled(one["Labels"])]
+            return [(self._seen(one), int(one.get("SizeRw") or 0)) for one in found if well_labelled(one["Labels"])]
 
         return await self._call(look)
 
@@ -375,7 +396,7 @@ class DockerRuntime(Runtime):
                         if not heard.is_new(event):
                             continue
                         attributes = event["Actor"]["Attributes"]
-                        if not _well_labelled(attributes):
+                        if not well_labelled(attributes):
                             continue
                         kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
                         state = await self._call(partial(self._final_state, event))
@@ -471,20 +492,6 @@ def _hang_up(source: list[Any]) -> None:
         if isinstance(stream, CancellableStream):
             with suppress(OSError, AttributeError):
                 stream.close()
-
-
-def _well_labelled(labels: dict[str, str]) -> bool:
-    """What somebody labelled by hand with other words is not ours, and must not stop the reports of what is."""
-    try:
-        uuid.UUID(labels[names.LABEL_SESSION])
-        uuid.UUID(labels[names.LABEL_KERNEL])
-    except ValueError:
-        return False
-    return labels[names.LABEL_ATTEMPT].isdecimal()
-
-
-def _words(error: APIError) -> str:
-    return str(error.explanation or error)
 
 
 def _repository_and_tag(image: str) -> tuple[str, str | None]:

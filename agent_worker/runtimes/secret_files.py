@@ -59,6 +59,9 @@ class SecretFiles:
     def remove(self, kernel_id: str, attempt: int) -> None:
         shutil.rmtree(self.folder / _name(kernel_id, attempt), ignore_errors=True)
 
+    def contents(self, kernel_id: str, attempt: int) -> list[bytes]:
+        return [path.read_bytes() for path in sorted((self.folder / _name(kernel_id, attempt)).glob("*"))]
+
     def sweep(self, containers: Callable[[], Collection[tuple[str, int]]]) -> None:
         """What belongs to no container is removed; `containers` is asked after the look at the files."""
         if not self.folder.is_dir():

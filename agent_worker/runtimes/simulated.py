@@ -4,7 +4,9 @@ A session's environment configures what happens: MOORAGE_SIM_RUN_S (ends by itse
 MOORAGE_SIM_EXIT_CODE, MOORAGE_SIM_CREATE_S (latency), MOORAGE_SIM_OOM=1, MOORAGE_SIM_FAIL_CREATE=1,
 MOORAGE_SIM_IGNORE_STOP=1; and what it is measured to use, as a part of what it asked for: MOORAGE_SIM_CPU (0.5),
 MOORAGE_SIM_MEM (0.25) and MOORAGE_SIM_DEVICE (0.5), and in bytes MOORAGE_SIM_DISK (0). The commands `exit N` and
-`sleep N` do what they say. Images `missing/…` don't exist.
+`sleep N` do what they say. Images `missing/…` don't exist. A container is well from MOORAGE_SIM_HEALTHY_AFTER_S (0)
+until MOORAGE_SIM_UNHEALTHY_AFTER_S (never) after its start: at other times its ports refuse, and commands in it exit
+with 1.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ import base64
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
+from agent_worker.idle_label import idle_label
 from agent_worker.metrics.reading import Reading, Readings
 from agent_worker.runtimes.contract import (
+    Checked,
     CreateRefused,
     ExecResult,
     Exited,
@@ -29,6 +34,7 @@ from agent_worker.runtimes.contract import (
     Started,
 )
 from moorage.contracts.accelerators import Reservation
+from moorage.domain.health import health_check
 from moorage.domain.node import ContainerSeen
 from moorage.domain.resources import CPU, MEM, SHARES_OF_A_DEVICE
 from moorage.domain.session import KernelExit, KernelSpec, NodeLossPolicy
@@ -55,9 +61,16 @@ class _Container:
     devices: dict[str, int] = field(default_factory=dict)
     uses: dict[str, float] = field(default_factory=dict)  # the part of it, by kind
     disk: int = 0  # bytes written
+    health: dict[str, Any] | None = None  # its moorage.domain.health.HealthCheck
+    well: tuple[float, float | None] = (0.0, None)  # from when until when, in seconds after the start
+    labels: dict[str, str] = field(default_factory=dict)
 
     def has_ended(self) -> bool:
         return self.ends is not None and self.ends <= time.time()
+
+    def is_well(self) -> bool:
+        age_s, (since_s, until_s) = time.time() - self.started, self.well
+        return not self.has_ended() and since_s <= age_s and (until_s is None or age_s < until_s)
 
     def exit(self) -> KernelExit:
         return KernelExit(self.kernel_id, self.attempt, self.exit_code, self.oom, at=self.ends or time.time())
@@ -102,6 +115,7 @@ class SimulatedRuntime(Runtime):
         self._clocks: dict[str, asyncio.TimerHandle] = {}
         self._wound = False
         self._files: dict[str, dict[str, str]] = {}  # container → path → base64; never saved
+        self._values: dict[str, set[str]] = {}  # of its variables; never saved
 
     async def capacity(self) -> dict[str, int]:
         return {CPU: 16_000, MEM: 64 * 1024**3}
@@ -120,7 +134,8 @@ class SimulatedRuntime(Runtime):
         if container is None:
             container = _new(container_id, spec)
             self._containers[container_id] = container
-            self._files[container_id] = spec.files
+            self._values[container_id] = set(spec.env.values())
+            self._files[container_id] = dict(spec.files)
             self._save()
         if container.has_ended():
             return Started(container_id, container.exit())
@@ -156,12 +171,25 @@ class SimulatedRuntime(Runtime):
         if clock := self._clocks.pop(container.container_id, None):
             clock.cancel()
         self._files.pop(container.container_id, None)
+        self._values.pop(container.container_id, None)
         if self._containers.pop(container.container_id, None) is not None:
             self._save()
 
     async def containers(self) -> list[ContainerSeen]:
         self._wind_all()
         return [container.seen() for container in self._containers.values()]
+
+    async def labelled(self, label: str) -> list[tuple[ContainerSeen, str]]:
+        return [
+            (one.seen(), one.labels[label])
+            for one in self._containers.values()
+            if label in one.labels and not one.has_ended()
+        ]
+
+    async def write_file(self, container: ContainerSeen, path: str, text: str) -> None:
+        files = self._files.setdefault(container.container_id, {})
+        if text or path in files:
+            files[path] = base64.b64encode(text.encode()).decode()
 
     async def requeued_elsewhere(self) -> list[ContainerSeen]:
         return [one.seen() for one in self._containers.values() if one.requeued_elsewhere and not one.has_ended()]
@@ -176,7 +204,26 @@ class SimulatedRuntime(Runtime):
         content = self._files.get(container.container_id, {}).get(command[-1]) if command[0] == "cat" else None
         if content is not None:
             return ExecResult(0, base64.b64decode(content).decode(errors="replace"), "")
+        found = self._containers.get(container.container_id)
+        if found is None or found.has_ended():
+            raise CreateRefused(f"container {container.container_id} is not running")
+        if not found.is_well():
+            return ExecResult(1, "", "simulated: unwell\n")
         return ExecResult(0, f"simulated: {' '.join(command)}\n", "")
+
+    async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
+        found = self._containers.get(container.container_id)
+        return found is not None and found.is_well()
+
+    async def checked(self) -> list[Checked]:
+        running = [one for one in self._containers.values() if not one.has_ended()]
+        checks = [(one, health_check(one.health)) for one in running]
+        return [Checked(one.seen(), check, max(0.0, time.time() - one.started)) for one, check in checks if check]
+
+    async def given(self, container: ContainerSeen) -> set[str]:
+        files = self._files.get(container.container_id, {}).values()
+        values = self._values.get(container.container_id, set())
+        return values | {base64.b64decode(content).decode(errors="replace") for content in files}
 
     async def measure(self, containers: Sequence[ContainerSeen]) -> Readings:
         """The node uses what its containers do."""
@@ -273,6 +320,14 @@ def _new(container_id: str, spec: KernelSpec) -> _Container:
         requeued_elsewhere=spec.on_node_loss == NodeLossPolicy.REQUEUE,
         slots=dict(spec.slots),
         devices=dict(spec.devices),
+        health=asdict(spec.health) if spec.health else None,
+        well=_well(spec.env),
         uses={kind: float(spec.env[name]) for kind, name in _USES.items() if name in spec.env},
         disk=int(spec.env.get("MOORAGE_SIM_DISK", 0)),
+        labels=idle_label(spec),
     )
+
+
+def _well(env: Mapping[str, str]) -> tuple[float, float | None]:
+    until = env.get("MOORAGE_SIM_UNHEALTHY_AFTER_S")
+    return float(env.get("MOORAGE_SIM_HEALTHY_AFTER_S", 0)), None if until is None else float(until)

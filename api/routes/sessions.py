@@ -83,6 +83,8 @@ async def show(
     row = await sessions.find(parts.engine, who, ref)
     if wait_from is not None:
         row = await _changed(parts, row, wait_from, wait_s)
+        if row["status"] in TERMINAL:
+            row = await sessions.find(parts.engine, who, str(row["id"]))
     return _Json(shown(row, parts))
 
 
@@ -177,7 +179,7 @@ def shown(row: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     return plain
 
 
-_MOMENTS = ("created_at", "status_changed", "started_at", "terminated_at", "not_before")
+_MOMENTS = ("created_at", "status_changed", "started_at", "terminated_at", "not_before", "kept_until")
 
 
 def _begin(parts: Parts, row: Mapping[str, Any]) -> None:

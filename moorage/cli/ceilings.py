@@ -12,6 +12,7 @@ from moorage.cli.client import Json
 from moorage.cli.pairs import pairs
 from moorage.cli.seconds import parse_seconds
 from moorage.domain.errors import InvalidRequest
+from moorage.domain.idle import IdlePolicy, span, thresholds
 from moorage.domain.resources import CPU, SHARES_OF_A_DEVICE, is_shares
 
 Count = Annotated[str | None, typer.Option(help="A number, or none.")]
@@ -19,6 +20,9 @@ Number = Annotated[str | None, typer.Option(help="A number, may be negative, or 
 Amounts = Annotated[list[str] | None, typer.Option(help="SLOT=AMOUNT or SLOT=none, may be repeated.")]
 Span = Annotated[str | None, typer.Option(help="A length of time as 10m, 8h or 3d, or none.")]
 Hosts = Annotated[list[str] | None, typer.Option(help="A host of folders, or none; may be repeated.")]
+Percent = Annotated[str | None, typer.Option(help="Idle is below so many percent; or none.")]
+Rate = Annotated[str | None, typer.Option(help="Idle is below so many bytes a second; or none.")]
+DryRun = Annotated[bool | None, typer.Option("--idle-dry-run/--no-idle-dry-run", help="Idle sessions are only told.")]
 
 NONE = "none"
 # Option → field of the API.
@@ -32,8 +36,16 @@ _COUNTS = {
 _SPANS = {"max_lifetime": "max_lifetime_s", "idle_timeout": "idle_timeout_s"}
 _SLOTS = {"max": "max_slots", "max_pending_slot": "max_pending_slots"}
 _HOSTS = {"allow_folder_host": "allowed_folder_hosts"}
-OPTIONS = (*_COUNTS, *_SPANS, *_SLOTS, *_HOSTS)
-FIELDS = (*_COUNTS.values(), *_SPANS.values(), *_SLOTS.values(), *_HOSTS.values())
+# Of `idle`, which is written as a whole.
+IDLE = {
+    "idle_cpu": "cpu_percent",
+    "idle_device": "device_percent",
+    "idle_net": "net_bps",
+    "idle_grace": "grace_s",
+    "idle_dry_run": "dry_run",
+}
+OPTIONS = (*_COUNTS, *_SPANS, *IDLE, *_SLOTS, *_HOSTS)
+FIELDS = (*_COUNTS.values(), *_SPANS.values(), "idle", *_SLOTS.values(), *_HOSTS.values())
 HEADINGS = ("SESSIONS", "SLOTS", "PENDING", "PENDING SLOTS", "ONE SESSION")
 
 _ONE_SESSION = {
@@ -42,6 +54,7 @@ _ONE_SESSION = {
     "max_job_priority": "job priority",
     "max_lifetime_s": "lifetime",
     "idle_timeout_s": "idle timeout",
+    "idle": "idle",
     "allowed_folder_hosts": "folder hosts",
 }
 
@@ -62,7 +75,19 @@ def written(now: Mapping[str, Any], **given: Any) -> Json:
     for option, field in _HOSTS.items():
         if given[option]:
             wish[field] = None if given[option] == [NONE] else given[option]
-    return wish
+    rule = {field: _rule(option, given[option]) for option, field in IDLE.items() if given[option] is not None}
+    return wish | ({"idle": {**(now.get("idle") or {}), **rule}} if rule else {})
+
+
+def _rule(option: str, words: str | bool) -> float | bool | None:
+    if isinstance(words, bool):
+        return words
+    if option == "idle_grace":
+        return parse_seconds(words)
+    try:
+        return None if words == NONE else float(words)
+    except ValueError:
+        raise InvalidRequest(f"{_flag(option)} {words!r} is neither a number nor none") from None
 
 
 def kept_slots(now: Mapping[str, Any]) -> Json:
@@ -93,6 +118,10 @@ def lines(one: Json) -> dict[str, object]:
 def _words(name: str, value: Any) -> object:
     if isinstance(value, list):
         return " ".join(map(str, value)) or NONE
+    if name == "idle" and value is not None:
+        policy = IdlePolicy(**value)
+        told = ", dry run" if policy.dry_run else ""
+        return f"{thresholds(policy)}, {span(policy.grace_s)} after the warning{told}"
     if isinstance(value, dict):
         return show.slots(value)
     return show.duration(value) if name.endswith("_s") and value is not None else value

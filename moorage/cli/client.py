@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 WAIT_S = 10  # length of one long poll
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_ANSWERED = httpx.Timeout(45.0, connect=5.0)  # by a session's workflow
 _LONG = httpx.Timeout(600.0, connect=5.0)  # a queue played forward for days
 
 
@@ -84,6 +85,12 @@ class Client:
         if ref is not None:
             return self._json("GET", f"/session/{_quoted(ref)}/stats")
         return self._json("GET", "/stats", params={"limit": 1000})
+
+    def idle(self) -> Json:
+        return self._json("GET", "/idle", params={"limit": 1000})
+
+    def extend(self, ref: str, span: str) -> Json:
+        return self._json("POST", f"/session/{_quoted(ref)}/extend", json={"for": span}, timeout=_ANSWERED)
 
     def why(self, ref: str) -> Json:
         return self._json("GET", f"/session/{_quoted(ref)}/why")

@@ -10,15 +10,23 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.models import OptionInfo
 
-from moorage.cli import show
+from moorage.cli import health, show
 from moorage.cli.client import Client, Json
 from moorage.cli.pairs import pairs
 from moorage.cli.seconds import parse_seconds
 from moorage.cli.usage import used
 from moorage.cli.wait import Watch, is_over, step
 from moorage.domain.errors import InvalidRequest
+from moorage.domain.idle import idle_words
 from moorage.domain.network import NetworkPolicy
-from moorage.domain.session import DependencyPolicy, NodeLossPolicy, SessionResult, SessionStatus, SessionType
+from moorage.domain.session import (
+    DependencyPolicy,
+    NodeLossPolicy,
+    RestartPolicy,
+    SessionResult,
+    SessionStatus,
+    SessionType,
+)
 from moorage.scheduler.snapshot import ClusterMode
 
 FAILED = 125  # the session itself failed, not the command in it
@@ -65,6 +73,25 @@ def run(
     lifetime: Annotated[float | None, _length("Longest life from RUNNING on, for example 8h.")] = None,
     batch_timeout: Annotated[float | None, _length("The same, for batch sessions only.")] = None,
     grace: Annotated[float | None, _length("From the stop signal to the kill; 10s by default.")] = None,
+    restart: Annotated[RestartPolicy | None, typer.Option(help="When its container has ended by itself.")] = None,
+    max_restarts: Annotated[int | None, typer.Option(help="In a row; 5 by default. Then it ends as ERROR.")] = None,
+    health_cmd: Annotated[
+        str | None, typer.Option(help="Shell command in it that exits with 0 while it is well.")
+    ] = None,
+    health_port: Annotated[
+        int | None, typer.Option(help="Port of it that accepts connections while it is well.")
+    ] = None,
+    health_every: Annotated[float | None, _length("From one check to the next; 10s by default.")] = None,
+    health_timeout: Annotated[float | None, _length("How long one check may take; 5s by default.")] = None,
+    health_retries: Annotated[int | None, typer.Option(help="Failures in a row; 3 by default.")] = None,
+    health_start_within: Annotated[float | None, _length("Until the first success; 60s by default.")] = None,
+    idle: Annotated[float | None, _length("Stopped when idle for so long, for example 1h.")] = None,
+    idle_cpu: Annotated[float | None, typer.Option(help="Idle is below so many percent of its cores.")] = None,
+    idle_device: Annotated[float | None, typer.Option(help="And of its devices.")] = None,
+    idle_net: Annotated[float | None, typer.Option(help="And so many bytes a second of network.")] = None,
+    idle_grace: Annotated[float | None, _length("From the warning to the stop, for example 5m.")] = None,
+    idle_dry_run: Annotated[bool | None, typer.Option("--idle-dry-run", help="Only tell when it would be.")] = None,
+    no_idle: Annotated[bool | None, typer.Option("--no-idle", help="Never; for administrators.")] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Return as soon as it is queued.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -97,6 +124,26 @@ def run(
         "lifetime_s": lifetime,
         "batch_timeout_s": batch_timeout,
         "grace_s": grace,
+        "restart_policy": restart,
+        "max_restarts": max_restarts,
+        "health": health.wish(
+            health_cmd,
+            health_port,
+            every_s=health_every,
+            timeout_s=health_timeout,
+            retries=health_retries,
+            start_within_s=health_start_within,
+        ),
+        "idle": _given(
+            after_s=idle,
+            cpu_percent=idle_cpu,
+            device_percent=idle_device,
+            net_bps=idle_net,
+            grace_s=idle_grace,
+            dry_run=idle_dry_run,
+            exempt=no_idle,
+        )
+        or None,
     }
     body |= {key: value for key, value in wishes.items() if value is not None}
     session = client.submit(body)
@@ -121,7 +168,7 @@ def ps(
     show.table(
         ["NAME", "ID", "STATUS", "IMAGE", "SLOTS", "AGENT", "AGE", "INFO"],
         [
-            (s["name"], s["id"], s["status"], s["image"], show.slots(s["slots"]), s["agent"],
+            (s["name"], s["id"], health.status(s), s["image"], show.slots(s["slots"]), s["agent"],
              show.age(s["created_at"]), s["reason"] or s["status_info"])
             for s in page["items"]
         ],
@@ -137,7 +184,8 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
     if json:
         return show.as_json(session)
     links = session.get("links") or {}
-    values = {name.replace("_", " "): value for name, value in session.items() if name != "links"}
+    hidden = {"links", "health", "health_status", "restart_policy", "max_restarts", "restarts", "last_lines"}
+    values = {name.replace("_", " "): value for name, value in session.items() if name not in hidden}
     values["command"] = shlex.join(session["command"] or [])
     for name in ("pending timeout", "lifetime", "batch timeout", "grace"):
         seconds = values.pop(f"{name} s", None)
@@ -146,11 +194,15 @@ def show_session(ref: Ref, json: AsJson = False) -> None:
     values["slots"] = show.slots(session["slots"])
     values["agents"] = ", ".join(session.get("agents") or [])
     values["kernels"] = ", ".join(
-        f"{kernel['role']}{kernel['idx']} on {kernel['agent'] or 'no node'}" for kernel in session.get("kernels") or []
+        f"{kernel['role']}{kernel['idx']} on {kernel['agent'] or 'no node'}{health.of_kernel(kernel)}"
+        for kernel in session.get("kernels") or []
     )
     values["dependencies"] = ", ".join(
         f"{needed['name']} ({needed['status']})" for needed in session.get("dependencies") or []
     )
+    values |= health.facts(session) | used(values.pop("usage", None))
+    values |= {"last lines": session["last_lines"]} if session.get("last_lines") else {}
+    values["idle"] = idle_words(session.get("idle"))
     values |= used(values.pop("usage", None))
     return show.fields(values | {f"link {name}": link for name, link in links.items() if link})
 
@@ -211,10 +263,11 @@ def events(ref: Ref, json: AsJson = False) -> None:
 def how_it_ended(session: Json) -> str:
     """`prime-1 terminated: self-terminated, exit code 0`, in words of the session's row."""
     words = [session.get("reason") or "no reason given"]
-    if session.get("exit_code") is not None:
-        words.append(f"exit code {session['exit_code']}")
-    info = session.get("status_info")
-    if info and info not in words:
+    code = None if session.get("exit_code") is None else f"exit code {session['exit_code']}"
+    info = session.get("status_info") or ""
+    if code and not info.startswith(code):
+        words.append(code)
+    if info:
         words.append(info)
     return f"{session['name']} {step(session['status'])}: {', '.join(words)}"
 
@@ -248,6 +301,8 @@ def _finish(session: Json, *, json: bool) -> NoReturn:
         show.as_json(session)
     else:
         show.note(how_it_ended(session))
+        if session["type"] != SessionType.BATCH:  # of those the whole log was shown
+            health.tell_last_lines(session)
     raise typer.Exit(code)
 
 
@@ -261,6 +316,10 @@ def _timeline(items: list[Json]) -> list[tuple[Any, ...]]:
             (event["seq"], clock, event["to_status"], stayed, event["actor"], event["reason"], event["message"])
         )
     return rows
+
+
+def _given(**wishes: Any) -> Json:
+    return {name: value for name, value in wishes.items() if value is not None}
 
 
 def secret_use(text: str) -> str | Json:

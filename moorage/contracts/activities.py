@@ -192,6 +192,7 @@ class Destroyed:
     exit: KernelExit | None = None  # how the container ended, if it had existed
     log_bytes: int = 0
     usage: KernelUsage | None = None  # of its whole life, if the node saw it run
+    last_lines: str = ""  # of its log, if it failed; without the secrets that it was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,7 @@ class Finish:
     actor: str
     fenced_agents: list[str] = field(default_factory=list)
     usage: list[KernelUsage] = field(default_factory=list)
+    last_lines: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ LABEL_ATTEMPT = "moorage.attempt"
 LABELS = (LABEL_AGENT, LABEL_SESSION, LABEL_KERNEL, LABEL_ATTEMPT)
 LABEL_ON_NODE_LOSS = "moorage.on-node-loss"
 LABEL_DEVICES = "moorage.devices"  # ids of the devices that a container holds, with commas between
+LABEL_HEALTH = "moorage.health"  # how it is checked, as JSON of moorage.domain.health.HealthCheck
+LABEL_IDLE = "moorage.idle"  # an IdlePolicy and the session's name, in JSON
 # A container that only holds a network namespace for a session's; its value is the agent.
 LABEL_NAMESPACE = "moorage.namespace"
 # A Docker network of ours; its value is the agent, or the cluster for a gang's, which has session and attempt too.

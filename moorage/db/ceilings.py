@@ -11,7 +11,6 @@ from moorage.db.grants import SESSIONS
 from moorage.db.quotas import Quota
 from moorage.domain.errors import Conflict
 from moorage.domain.resources import Slots, format_slot
-from moorage.domain.tenancy import Principal
 
 _WORDS = {
     "max_containers": "cluster_size",
@@ -23,7 +22,7 @@ _WORDS = {
 
 async def check(
     connection: AsyncConnection,
-    who: Principal,
+    applying: list[Quota],
     *,
     slots: Slots,
     kernels: int,
@@ -33,7 +32,6 @@ async def check(
     batch_timeout_s: float,
 ) -> float:
     """The lifetime in force: the wish, or the smallest ceiling where it named none. The smallest of all holds."""
-    applying = await quotas.applying(connection, who)
     longest = max(lifetime_s, batch_timeout_s)
     for ceiling, asked in (
         ("max_containers", kernels),
@@ -45,6 +43,11 @@ async def check(
     await _check_ever(connection, applying, {name: amount * kernels for name, amount in slots.items()})
     lowest = _lowest(applying, "max_lifetime_s")
     return lifetime_s or (lowest.max_lifetime_s if lowest and lowest.max_lifetime_s else 0.0)
+
+
+async def longest_life(connection: AsyncConnection, key: str, email: str, project: str, domain: str) -> Quota | None:
+    """Whoever of these owners allows the shortest one; None if nobody says any."""
+    return _lowest(await quotas.of_owners(connection, key, email, project, domain), "max_lifetime_s")
 
 
 def _check_ceiling(applying: list[Quota], ceiling: str, asked: float, field: str) -> None:

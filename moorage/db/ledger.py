@@ -115,7 +115,10 @@ async def requeue(
                 "id": session_id,
             },
         )
-        await connection.execute(text("UPDATE kernels SET agent_id = NULL WHERE session_id = :id"), {"id": session_id})
+        await connection.execute(
+            text("UPDATE kernels SET agent_id = NULL, health = '', health_message = '' WHERE session_id = :id"),
+            {"id": session_id},
+        )
         await _set_status(
             connection,
             row,
@@ -137,6 +140,7 @@ async def finish(
     actor: str,
     fenced: Collection[str] = (),
     usage: Collection[KernelUsage] = (),
+    last_lines: str = "",
 ) -> str:
     """The row is terminal and holds nothing (on `fenced` agents: until proven gone). The first ending wins."""
     async with engine.begin() as connection:
@@ -160,8 +164,9 @@ async def finish(
             actor=actor,
             reason=ending.reason,
             message=ending.message,
-            extra=", reason = :reason, result = :result, exit_code = :exit_code, terminated_at = now()",
-            values={"result": ending.result, "exit_code": ending.exit_code},
+            extra=", reason = :reason, result = :result, exit_code = :exit_code, last_lines = :last_lines,"
+            " terminated_at = now()",
+            values={"result": ending.result, "exit_code": ending.exit_code, "last_lines": last_lines},
         )
         await notify(connection, SCHEDULER_CHANNEL, row["resource_group"])
         return str(end)
@@ -252,7 +257,8 @@ def kernel_specs(
             index=kernel["idx"],
             cluster=hosts,
             devices=dict(devices.get(kernel["id"], {})),
-            health=health_check(row["health"]),
+            # A gang's others do nothing that could be checked.
+            health=health_check(row["health"]) if kernel["role"] == "main" else None,
             idle=IdlePolicy(**row["idle"]) if row["idle"] else None,
             network=given.get(kernel["id"]),
         )

@@ -39,11 +39,13 @@ class Limit:
     max_lifetime_s: float | None = None
     idle_timeout_s: float | None = None
     allowed_folder_hosts: list[str] | None = None
+    idle: dict[str, Any] | None = None
 
 
 _FIELDS = ("max_sessions", "max_slots", "max_pending", "max_pending_slots", "weight", *CEILINGS)
 _COLUMNS = ", ".join(("scope", "name", *_FIELDS))
-_GIVEN = ", ".join(f"CAST(:{one} AS jsonb)" if one.endswith("slots") else f":{one}" for one in _FIELDS)
+_JSON = ("max_slots", "max_pending_slots", "idle")
+_GIVEN = ", ".join(f"CAST(:{one} AS jsonb)" if one in _JSON else f":{one}" for one in _FIELDS)
 _EXISTING = {
     Scope.KEYPAIR: "SELECT access_key FROM keypairs WHERE access_key = ANY(:names)",
     Scope.USER: "SELECT email FROM users WHERE email = ANY(:names)",
@@ -79,6 +81,7 @@ async def put(engine: AsyncEngine, who: Principal, scope: Scope, name: str, limi
                 "name": name,
                 "max_slots": json.dumps(limit.max_slots),
                 "max_pending_slots": json.dumps(limit.max_pending_slots),
+                "idle": json.dumps(limit.idle) if limit.idle is not None else None,
             },
         )
         after = dict(rows.mappings().one())

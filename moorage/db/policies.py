@@ -19,7 +19,7 @@ from moorage.domain.tenancy import PolicyKind, Principal
 
 FIELDS = ("description", *AMOUNTS, *CEILINGS)
 _COLUMNS = ", ".join(("kind", "name", *FIELDS))
-_JSON = ("max_slots", "max_pending_slots")
+_JSON = ("max_slots", "max_pending_slots", "idle")
 _CARRIERS = {
     PolicyKind.KEYPAIR: "keypairs",
     PolicyKind.USER: "users",
@@ -154,4 +154,4 @@ def _given(column: str) -> str:
 
 
 def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: json.dumps(value) if name in _JSON else value for name, value in values.items()}
+    return {name: json.dumps(value) if name in _JSON and value is not None else value for name, value in values.items()}

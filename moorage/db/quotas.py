@@ -22,6 +22,7 @@ CEILINGS = (
     "max_job_priority",
     "max_lifetime_s",
     "idle_timeout_s",
+    "idle",
     "allowed_folder_hosts",
 )
 """What one session may have, beside what all of an owner may have together."""
@@ -58,6 +59,7 @@ class Quota:
     max_lifetime_s: float | None = None
     idle_timeout_s: float | None = None
     allowed_folder_hosts: list[str] | None = None
+    idle: dict[str, Any] | None = None  # an IdlePolicy without `after_s`
 
     @property
     def limits_waiting(self) -> bool:
@@ -66,12 +68,12 @@ class Quota:
 
 async def applying(connection: AsyncConnection, who: Principal) -> list[Quota]:
     """Those of the key, the user, the project and the domain, in that order."""
-    values = {
-        "keypair": who.access_key,
-        "user": who.email,
-        "project": f"{who.domain}/{who.project}",
-        "domain": who.domain,
-    }
+    return await of_owners(connection, who.access_key, who.email, who.project, who.domain)
+
+
+async def of_owners(connection: AsyncConnection, key: str, email: str, project: str, domain: str) -> list[Quota]:
+    """The same of whoever these are."""
+    values = {"keypair": key, "user": email, "project": f"{domain}/{project}", "domain": domain}
     rows = await connection.execute(text(f"SELECT {_COLUMNS} FROM quotas WHERE {_OF_ONE}{_WITHOUT_KEY}"), values)
     found = [Quota(**{**row, "scope": Scope(row["scope"])}) for row in rows.mappings()]
     return sorted(found, key=lambda quota: list(Scope).index(quota.scope))

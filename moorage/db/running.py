@@ -31,17 +31,24 @@ async def note(
     kernel_id: str = "",
     health: str = "",
 ) -> bool:
-    """A line in the timeline, once by (session, reason, at); and the health of a kernel. False: the attempt is over."""
+    """A line in the timeline, once by (session, reason, at), and the health of a kernel: no line if it is as before.
+
+    False: the attempt is over.
+    """
     async with engine.begin() as connection:
         row = await ledger.locked(connection, session_id)
         if row["attempt"] != attempt or _S(row["status"]) not in HOLDS_RESOURCES:
             return False
-        if health:
+        # An agent that comes back says again what it found before.
+        if health and not await _set_health(connection, kernel_id, health, message):
+            return True
+        if reason == Reason.IDLE_WARNING:  # where lists of sessions show it
             await connection.execute(
-                text("UPDATE kernels SET health = :health, health_message = :message WHERE id = :id"),
-                {"id": kernel_id, "health": health, "message": message},
+                text("UPDATE sessions SET status_info = :message WHERE id = :id"),
+                {"id": session_id, "message": message},
             )
-        await _write_line(connection, session_id, reason=reason, message=message, actor=actor, at=at)
+        words = f"{health}: {message}" if health else message
+        await _write_line(connection, session_id, reason=reason, message=words, actor=actor, at=at)
         return True
 
 
@@ -112,6 +119,18 @@ async def _carry_over(connection: AsyncConnection, session_id: str, attempt: int
     await connection.execute(
         text("UPDATE sessions SET attempt = attempt + 1, restarts = restarts + 1 WHERE id = :id"), values
     )
+
+
+async def _set_health(connection: AsyncConnection, kernel_id: str, health: str, message: str) -> bool:
+    """Whether it is another one."""
+    changed = await connection.execute(
+        text(
+            "UPDATE kernels SET health = :health, health_message = :message WHERE id = :id AND health <> :health"
+            " RETURNING id"
+        ),
+        {"id": kernel_id, "health": health, "message": message},
+    )
+    return changed.first() is not None
 
 
 async def _write_line(

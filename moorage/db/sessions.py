@@ -16,19 +16,26 @@ from moorage.db.reach import alternatives, within
 from moorage.domain.errors import Conflict, NotFound
 from moorage.domain.tenancy import Principal
 
+# Checked, and nothing was heard of it yet: it is starting.
+_HEALTH = (
+    "CASE WHEN k.health <> '' THEN k.health WHEN s.health IS NOT NULL AND s.status = 'RUNNING' AND k.role = 'main'"
+    " THEN 'starting' ELSE '' END"
+)
 _COLUMNS = (
     "s.id, s.name, s.status, CASE WHEN s.status = 'PENDING' AND s.waiting_because <> '' THEN s.waiting_because"
     " ELSE s.status_info END AS status_info, s.result, s.exit_code, s.reason, s.image, s.type, s.command,"
     " u.email AS user, p.name AS project, s.domain, s.resource_group, s.agent_id AS agent, s.priority, s.slots,"
     " s.attempt, s.created_at, s.status_changed, s.started_at, s.terminated_at, s.on_node_loss, s.pending_timeout_s,"
     " s.lifetime_s, s.batch_timeout_s, s.grace_s, s.access_key, s.cluster_size, s.cluster_mode, s.not_before,"
-    " s.on_dependency_failure, s.architecture, s.designated AS agents, s.preemptible, s.job_priority, s.network,"
-    " s.restart_policy, s.max_restarts"
+    " s.on_dependency_failure, s.architecture, s.designated AS agents, s.preemptible, s.job_priority,"
+    " s.restart_policy, s.max_restarts, s.restarts, s.network, s.idle, s.kept_until,"
+    f" (SELECT {_HEALTH} FROM kernels k WHERE k.session_id = s.id AND k.role = 'main') AS health_status"
 )
 # Of one session, where it costs no other query: its kernels, main first, and what it waits or waited for.
 _WHOLE = (
-    f"{_COLUMNS}, (SELECT jsonb_agg(jsonb_build_object('role', k.role, 'idx', k.idx, 'agent', k.agent_id, 'container',"
-    " k.container_id) ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
+    f"{_COLUMNS}, s.health, (SELECT jsonb_agg(jsonb_build_object('role', k.role, 'idx', k.idx, 'agent', k.agent_id,"
+    f" 'container', k.container_id, 'health', {_HEALTH}, 'health_message', k.health_message)"
+    " ORDER BY k.role, k.idx) FROM kernels k WHERE k.session_id = s.id) AS kernels,"
     " COALESCE((SELECT jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'status', t.status, 'result', t.result)"
     " ORDER BY t.name, t.id) FROM session_dependencies d JOIN sessions t ON t.id = d.depends_on"
     f" WHERE d.session_id = s.id), '[]') AS dependencies, {usage.OF_A_SESSION} AS usage"
@@ -48,7 +55,8 @@ async def by_id(engine: AsyncEngine, session_id: str) -> Mapping[str, Any] | Non
 async def find(engine: AsyncEngine, who: Principal, ref: str, permission: str = "session:read") -> Mapping[str, Any]:
     """By id, else live name, else newest ended one of that name, else unambiguous id prefix; of what `who` may see.
 
-    NotFound for what may not even be seen; Forbidden for what may be seen, but not this done with it.
+    NotFound for what may not even be seen; Forbidden for what may be seen, but not this done with it. Its `last_lines`
+    are for those who may read its log.
     """
     values: list[Any] = [ref, ref, who.user_id]
     seen = within(who.reach("session:read"), values, **_OWNER)
@@ -66,6 +74,8 @@ async def find(engine: AsyncEngine, who: Principal, ref: str, permission: str = 
         )
     row = dict(found[0])
     owner_id, project_id = str(row.pop("owner_id")), str(row.pop("project_id"))
+    if not who.reach("session:logs").covers(domain=row["domain"], projects=(project_id,), user=owner_id):
+        row["last_lines"] = ""
     if permission != "session:read":
         who.demand(permission, domain=row["domain"], projects=(project_id,), user=owner_id)
     return row
@@ -95,7 +105,7 @@ def find_query(ref: str, seen: str = "true") -> str:
     else:
         where = "s.name = $1"
     order = f" ORDER BY (s.name = $2) DESC, ({_LIVE}) DESC, (s.user_id = $3) DESC, s.created_at DESC LIMIT 6"
-    return f"SELECT {_WHOLE}, s.user_id AS owner_id, s.project_id{_FROM} WHERE {where} AND {seen}{order}"
+    return f"SELECT {_WHOLE}, s.last_lines, s.user_id AS owner_id, s.project_id{_FROM} WHERE {where} AND {seen}{order}"
 
 
 async def page(

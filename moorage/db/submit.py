@@ -13,14 +13,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage import ssh_keys
-from moorage.db import audit, ceilings, dependencies, groups, secrets, sessions
+from moorage.db import audit, ceilings, dependencies, groups, idling, quotas, secrets, sessions
 from moorage.db.ledger import SCHEDULER_CHANNEL
 from moorage.db.limits import check_pending, check_slots
 from moorage.db.members import hold as hold_membership
 from moorage.db.room import check_designated, check_room
 from moorage.domain.errors import Conflict, Forbidden, InvalidRequest
 from moorage.domain.health import HealthCheck
-from moorage.domain.idle import IdlePolicy
+from moorage.domain.idle import IdlePolicy, IdleWish
 from moorage.domain.ids import new_id
 from moorage.domain.network import NetworkPolicy
 from moorage.domain.secrets import SecretUse
@@ -62,8 +62,9 @@ class NewSession:
     restart_policy: str = RestartPolicy.NEVER
     max_restarts: int = 5
     health: HealthCheck | None = None
-    idle: IdlePolicy | None = None
     network: str = NetworkPolicy.OPEN
+    idle: IdlePolicy | None = None  # as it comes out of the wish and of what its owners say
+    idle_wish: IdleWish | None = None
 
 
 async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSession) -> tuple[Mapping[str, Any], bool]:
@@ -107,10 +108,14 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
 
 
 async def held_to_ceilings(connection: AsyncConnection, who: Principal, new: NewSession) -> NewSession:
-    """The wish with the longest lifetime that its owners allow, if it named none; refused if they allow less."""
+    """The wish with the longest lifetime that its owners allow, if it named none; refused if they allow less.
+
+    And with what they say of idleness.
+    """
+    applying = await quotas.applying(connection, who)
     lifetime_s = await ceilings.check(
         connection,
-        who,
+        applying,
         slots=new.slots,
         kernels=new.cluster_size,
         priority=new.priority,
@@ -118,7 +123,7 @@ async def held_to_ceilings(connection: AsyncConnection, who: Principal, new: New
         lifetime_s=new.lifetime_s,
         batch_timeout_s=new.batch_timeout_s,
     )
-    return replace(new, lifetime_s=lifetime_s)
+    return replace(new, lifetime_s=lifetime_s, idle=idling.in_force(applying, who, new.type, new.idle_wish))
 
 
 _INSERT = (

@@ -27,7 +27,10 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """`start` must succeed once within `start_within_s` of the start; from then on `live` must not fail."""
+    """`start` must succeed once within `start_within_s` of the start; from then on `live` must not fail.
+
+    Without `start`, it is `live` that must succeed once within that time, and is tried every second until then.
+    """
 
     start: Probe | None = None
     live: Probe | None = None

@@ -25,7 +25,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
     "grant": ("create", "read", "delete"),
     "secret": ("create", "read", "update", "delete"),
     "audit": ("read",),
-    "session": ("create", "read", "delete", "logs", "execute"),
+    "session": ("create", "read", "update", "delete", "logs", "execute"),
     "agent": ("read", "update", "delete"),
     "resource-group": ("create", "read", "update", "delete", "simulate"),
     "cluster": ("read",),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from moorage.domain.health import HealthCheck
 from moorage.domain.idle import IdlePolicy
 from moorage.domain.network import KernelNetwork
+from moorage.domain.resources import MEM, format_slot
 
 
 class SessionStatus(StrEnum):
@@ -180,17 +182,48 @@ class Transition:
     data: dict[str, str] = field(default_factory=dict)
 
 
-def ending_of(exit: KernelExit) -> Ending:
-    """The ending that a container's own exit means. Docker reports death by signal n as exit code 128 + n."""
+def ending_of(exit: KernelExit, mem_limit: int | None = None) -> Ending:
+    """The ending that a container's own exit means. Docker reports death by signal n as exit code 128 + n.
+
+    `mem_limit` is what it was allowed, in bytes.
+    """
     code = exit.exit_code
     if exit.gone or code is None:
         return Ending(_S.ERROR, Reason.FAILED_TO_CREATE, "the container vanished from its node", SessionResult.FAILURE)
     if exit.over_disk:
         return Ending(_S.TERMINATED, Reason.DISK_EXCEEDED, exit.over_disk, SessionResult.FAILURE, code)
+    if code == 0:
+        # Docker's mark for memory stays for good, even if the session has got over it.
+        words = f"exit code 0; a process of it was {_out_of_memory(mem_limit)}" if exit.oom_killed else "exit code 0"
+        return Ending(_S.TERMINATED, Reason.SELF_TERMINATED, words, SessionResult.SUCCESS, code)
+    return Ending(_S.TERMINATED, *_failed(exit, code, mem_limit), SessionResult.FAILURE, code)
+
+
+def _failed(exit: KernelExit, code: int, mem_limit: int | None) -> tuple[Reason, str]:
     if exit.oom_killed:
-        message = "the container used more memory than its limit and was killed"
-        return Ending(_S.TERMINATED, Reason.OOM_KILLED, message, SessionResult.FAILURE, code)
+        if code == _KILLED:
+            return Reason.OOM_KILLED, _out_of_memory(mem_limit)
+        return Reason.OOM_KILLED, f"exit code {code}, after a process of it was {_out_of_memory(mem_limit)}"
+    if code == _KILLED:
+        return Reason.SIGNALLED, "killed (SIGKILL), not for memory: from outside, or by a process of its own"
     if 128 < code < 160:
-        return Ending(_S.TERMINATED, Reason.SIGNALLED, f"ended by signal {code - 128}", SessionResult.FAILURE, code)
-    result = SessionResult.SUCCESS if code == 0 else SessionResult.FAILURE
-    return Ending(_S.TERMINATED, Reason.SELF_TERMINATED, f"exit code {code}", result, code)
+        return Reason.SIGNALLED, f"ended by {_signal(code - 128)}"
+    return Reason.SELF_TERMINATED, f"exit code {code}{_MEANS.get(code, '')}"
+
+
+def _out_of_memory(limit: int | None) -> str:
+    if limit is None:
+        return "killed for memory: it needed more than its limit"
+    return f"killed for memory: it used {format_slot(MEM, limit)}, its limit, and needed more"
+
+
+def _signal(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+_KILLED = 128 + signal.SIGKILL
+# By the shells' custom, which Docker and its init keep.
+_MEANS = {126: ": its command can't be executed", 127: ": its command was not found"}

@@ -64,12 +64,26 @@ class KernelStats:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelIdle:
+    """How idle a kernel with an idle policy is: `idle_s` None while it is in use, or nobody knows."""
+
+    session_id: str
+    kernel_id: str
+    attempt: int
+    stage: str = ""  # the last IdleStage that its workflow was told
+    low: str = ""  # in words with numbers
+    idle_s: float | None = None
+    stops_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStats:
     """All that a node measures at one moment."""
 
     node: Stats | None = None
     devices: list[DeviceReading] = field(default_factory=list)
     kernels: list[KernelStats] = field(default_factory=list)
+    idle: list[KernelIdle] = field(default_factory=list)
 
 
 _NOT_ADDED = {"at", "age_s", "devices"}
@@ -109,6 +123,7 @@ def node_stats_of(plain: Mapping[str, Any]) -> NodeStats:
             KernelStats(**_known(KernelStats, one) | {"stats": _stats_of(one.get("stats"))})
             for one in plain.get("kernels", ())
         ],
+        [KernelIdle(**_known(KernelIdle, one)) for one in plain.get("idle", ())],
     )
 
 

@@ -15,12 +15,14 @@ from agent_worker.accelerators.simulated import Simulated, simulated_devices
 from agent_worker.activities import NodeKernels
 from agent_worker.inventory import Inventory
 from agent_worker.kept_logs import KeptLogs
+from agent_worker.probes import Prober
 from agent_worker.proofs import Proofs
 from agent_worker.runtimes.contract import Runtime, RuntimeAway
 from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.simulated import SimulatedRuntime
 from moorage.contracts import activities as contract
-from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, PullImage
+from moorage.contracts.activities import CreatedKernel, Destroy, Destroyed, HealthChange, PullImage
+from moorage.domain.health import HealthCheck, Probe
 from moorage.domain.session import KernelSpec
 from tests.agent.specs import a_spec
 
@@ -257,3 +259,54 @@ async def test_refusals_carry_their_type_and_the_runtimes_words(
     with pytest.raises(ApplicationError, match="pull access denied") as failed:
         await ActivityEnvironment().run(kernels.pull_image, PullImage("missing/image"))
     assert (failed.value.type, failed.value.non_retryable) == (contract.IMAGE_PULL_FAILED, True)
+
+
+async def _ended(runtime: Runtime, spec: KernelSpec) -> None:
+    async with asyncio.timeout(20):
+        while [one.state for one in await runtime.containers() if one.kernel_id == spec.kernel_id] != ["exited"]:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.docker
+async def test_what_failed_leaves_its_last_lines_without_what_it_was_given(
+    docker_runtime: DockerRuntime, kept_logs: KeptLogs, agent_id: str
+) -> None:
+    kernels = NodeKernels(docker_runtime, kept_logs)
+    says = 'echo "token $TOKEN"; cat /run/secrets/key; echo; echo out of ideas; exit $CODE'
+    lines = {}
+    for code in ("3", "0"):
+        files = {"/run/secrets/key": b"hunter3"}
+        spec = a_spec("sh", "-c", says, agent_id=agent_id, files=files, TOKEN="hunter2", CODE=code)
+        await _create(kernels, spec)
+        await _ended(docker_runtime, spec)
+        lines[code] = (await _destroy(NodeKernels(docker_runtime, kept_logs), spec)).last_lines
+    assert lines == {"3": "token [hidden]\n[hidden]\nout of ideas", "0": ""}
+
+
+async def test_what_is_stopped_leaves_no_last_lines(runtime: Runtime, kept_logs: KeptLogs, agent_id: str) -> None:
+    kernels, spec = NodeKernels(runtime, kept_logs), a_spec(agent_id=agent_id)
+    await _create(kernels, spec)
+    assert (await _destroy(kernels, spec)).last_lines == ""
+
+
+async def test_a_kernel_is_checked_from_its_start_to_its_end(
+    simulated_runtime: SimulatedRuntime, kept_logs: KeptLogs, agent_id: str
+) -> None:
+    told: asyncio.Queue[HealthChange] = asyncio.Queue()
+
+    async def tell(session_id: str, change: HealthChange) -> None:
+        told.put_nowait(change)
+
+    kernels = NodeKernels(simulated_runtime, kept_logs, prober=Prober(simulated_runtime, tell))
+    check = HealthCheck(live=Probe(["true"], every_s=0.01, failures=2))
+    spec = replace(a_spec(agent_id=agent_id, MOORAGE_SIM_UNHEALTHY_AFTER_S="0.2"), health=check)
+    await _create(kernels, spec)
+    async with asyncio.timeout(10):
+        assert (await told.get()).health == "healthy"
+        ill = await told.get()
+    assert (ill.kernel_id, ill.health, ill.message) == (
+        spec.kernel_id,
+        "unhealthy",
+        "exit code 1: simulated: unwell (2 times in a row)",
+    )
+    assert (await _destroy(kernels, spec)).last_lines == "simulated: started"

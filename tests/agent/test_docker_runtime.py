@@ -8,7 +8,8 @@ import dataclasses
 import docker
 import pytest
 
-from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited
+from agent_worker.runtimes import left_behind
+from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited, GoesOn
 from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels, limits
 from agent_worker.runtimes.docker import _repository_and_tag as repository_and_tag
 from agent_worker.runtimes.networks import Joined, network
@@ -129,6 +130,47 @@ async def test_commands_that_hang_do_not_hold_up_the_runtime(docker_runtime: Doc
     assert all(isinstance(one, TimeoutError) for one in await asyncio.gather(*hung, return_exceptions=True))
     async with asyncio.timeout(10):
         assert (await docker_runtime.execute(seen, ["true"], 5)).exit_code == 0
+
+
+@pytest.mark.docker
+async def test_commands_that_hang_are_ended_with_all_that_they_started(
+    docker_runtime: DockerRuntime, agent_id: str
+) -> None:
+    await docker_runtime.create(spec := a_spec(agent_id=agent_id))
+    seen = await _seen(docker_runtime, spec)
+    for _ in range(2):
+        with pytest.raises(TimeoutError) as late:
+            await docker_runtime.execute(seen, ["sh", "-c", "sleep 1234 & sleep 1234; true"], 0.5)
+        assert not isinstance(late.value, GoesOn)
+    listed = await docker_runtime.execute(seen, ["busybox", "ps", "-o", "args"], 10)
+    assert "sleep infinity" in listed.stdout
+    assert "1234" not in listed.stdout
+
+
+@pytest.mark.docker
+async def test_a_command_that_cannot_be_ended_is_told_as_going_on(
+    docker_runtime: DockerRuntime, agent_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(left_behind, "kill_in", lambda container_id, pid: None)  # as an agent without the right
+    await docker_runtime.create(spec := a_spec(agent_id=agent_id))
+    with pytest.raises(GoesOn) as late:
+        await docker_runtime.execute(await _seen(docker_runtime, spec), ["sleep", "3"], 0.5)
+    assert await late.value.runs()
+    async with asyncio.timeout(20):
+        while await late.value.runs():
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.docker
+async def test_no_process_is_killed_that_is_not_the_containers(docker_runtime: DockerRuntime, agent_id: str) -> None:
+    started = await docker_runtime.create(a_spec(agent_id=agent_id))
+    stranger = await asyncio.create_subprocess_exec("sleep", "100")
+    left_behind.kill_in(started.container_id, stranger.pid)
+    left_behind.kill_in(started.container_id, 2**22 + 1)  # there is none
+    assert stranger.returncode is None
+    stranger.kill()
+    await stranger.wait()
+    assert stranger.returncode == -9
 
 
 @pytest.mark.docker

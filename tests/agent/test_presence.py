@@ -20,7 +20,7 @@ from agent_worker.accelerators.simulated import Simulated, simulated_devices
 from agent_worker.inventory import Inventory
 from agent_worker.presence import NodePresence
 from agent_worker.runtimes.simulated import SimulatedRuntime
-from moorage.contracts.activities import AgentReport, Presence
+from moorage.contracts.activities import AgentReport, HealthChange, Presence
 from moorage.domain.node import AgentInfo, ContainerSeen
 from moorage.domain.session import KernelExit
 from tests.agent.specs import a_spec
@@ -35,6 +35,8 @@ class ControlPlane:
         self.registered: asyncio.Queue[AgentInfo] = asyncio.Queue()
         self.reports: asyncio.Queue[AgentReport] = asyncio.Queue()
         self.exits: asyncio.Queue[KernelExit] = asyncio.Queue()
+        self.health: list[HealthChange] = []
+        self.refusals: list[RPCStatusCode] = []  # of the next words to a session
         self.reached = True
 
     async def check_health(self, *, timeout: timedelta) -> bool:
@@ -48,10 +50,17 @@ class ControlPlane:
     def get_workflow_handle(self, workflow_id: str) -> ControlPlane:
         return self
 
-    async def signal(self, name: str, message: AgentReport | KernelExit, *, rpc_timeout: timedelta) -> None:
+    async def signal(
+        self, name: str, message: AgentReport | KernelExit | HealthChange, *, rpc_timeout: timedelta
+    ) -> None:
+        if self.refusals:
+            raise RPCError("refused", self.refusals.pop(0), b"")
         if isinstance(message, AgentReport):
             assert name == "report"
             self.reports.put_nowait(message)
+        elif isinstance(message, HealthChange):
+            assert name == "health_changed"
+            self.health.append(message)
         else:
             assert name == "kernel_exited"
             self.exits.put_nowait(message)
@@ -141,6 +150,17 @@ async def test_a_node_whose_presence_is_given_up_registers_at_once(node: Node) -
         await asyncio.gather(holding, return_exceptions=True)
         assert await node.control.registered.get() == registered
     await _ended(speaking)
+
+
+async def test_health_is_told_until_it_is_heard_or_the_session_is_over(node: Node) -> None:
+    change = HealthChange("k1", 0, "healthy", "ready after 0.1 s")
+    async with asyncio.timeout(5):
+        node.control.refusals = [RPCStatusCode.UNAVAILABLE]
+        await node.presence.tell_health("s1", change)
+        node.control.refusals = [RPCStatusCode.NOT_FOUND]
+        await node.presence.tell_health("s1", change)
+    assert node.control.health == [change]
+    assert node.control.refusals == []
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

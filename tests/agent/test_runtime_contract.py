@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from agent_worker.idle_label import read_label
 from agent_worker.metrics.reading import Reading
 from agent_worker.runtimes.contract import Exited, ImageMissing, PullFailed, Runtime
+from moorage.contracts.names import LABEL_IDLE
+from moorage.domain.health import HealthCheck, Probe
+from moorage.domain.idle import IdlePolicy
 from moorage.domain.node import ContainerSeen
 from moorage.domain.session import KernelSpec
 from tests.agent.specs import MIB, a_spec
@@ -211,3 +215,72 @@ async def test_a_container_is_seen_with_the_devices_that_it_holds(runtime: Runti
     await runtime.create(replace(a_spec(agent_id=agent_id), devices={"gpu-b": 1, "gpu-a": 1}))
     [seen] = await runtime.containers()
     assert seen.devices == ["gpu-a", "gpu-b"]
+
+
+async def test_a_port_connects_while_something_listens_there_if_only_at_the_loopback_address(
+    runtime: Runtime, agent_id: str
+) -> None:
+    listens = ("busybox", "httpd", "-f", "-p", "127.0.0.1:8080")
+    await runtime.create(a_spec(*listens, agent_id=agent_id))
+    [seen] = await runtime.containers()
+    async with asyncio.timeout(20):
+        while not await runtime.connects(seen, 8080, 2):
+            await asyncio.sleep(0.05)
+    await runtime.stop(seen, 0)
+    assert not await runtime.connects(seen, 8080, 2)
+    await runtime.remove(seen)
+    assert not await runtime.connects(seen, 8080, 2)
+
+
+async def test_a_port_where_nothing_listens_does_not_connect(runtime: Runtime, agent_id: str) -> None:
+    await runtime.create(a_spec(agent_id=agent_id, MOORAGE_SIM_UNHEALTHY_AFTER_S="0"))
+    [seen] = await runtime.containers()
+    assert not await runtime.connects(seen, 8080, 2)
+
+
+async def test_how_a_container_is_checked_is_known_as_long_as_it_runs(runtime: Runtime, agent_id: str) -> None:
+    check = HealthCheck(Probe(["sh", "-c", "test -f /tmp/ready"], every_s=2), Probe(port=8080), 30)
+    spec = replace(a_spec(agent_id=agent_id), health=check)
+    await runtime.create(spec)
+    await runtime.create(a_spec(agent_id=agent_id))
+    [found] = await runtime.checked()
+    assert (found.container.kernel_id, found.container.state, found.check) == (spec.kernel_id, "running", check)
+    assert 0 <= found.age_s < 60
+    await runtime.stop(found.container, 0)
+    assert await runtime.checked() == []
+
+
+async def test_what_a_container_was_given_is_known_and_nothing_that_all_have(runtime: Runtime, agent_id: str) -> None:
+    spec = a_spec(agent_id=agent_id, files={"/run/secrets/key": b"hunter2"}, TOKEN="hunter3")
+    await runtime.create(spec)
+    [seen] = await runtime.containers()
+    assert await runtime.given(seen) == {"hunter2", "hunter3"}
+    await runtime.remove(seen)
+    assert await runtime.given(seen) == set()
+
+
+async def test_what_a_container_was_made_with_is_read_from_its_label(runtime: Runtime, agent_id: str) -> None:
+    policy = IdlePolicy(3600.0, cpu_percent=5.0, net_bps=100.0, dry_run=True)
+    spec = replace(a_spec(agent_id=agent_id), idle=policy)
+    await runtime.create(spec)
+    await runtime.create(a_spec(agent_id=agent_id))
+    [(seen, label)] = await runtime.labelled(LABEL_IDLE)
+    assert (seen.kernel_id, read_label(label)) == (spec.kernel_id, (policy, "a-test"))
+    await runtime.stop(seen, 0)
+    assert await runtime.labelled(LABEL_IDLE) == [], "it runs no more"
+
+
+async def test_a_file_that_is_written_is_read_by_its_session_until_it_is_emptied(
+    runtime: Runtime, agent_id: str
+) -> None:
+    await runtime.create(a_spec(agent_id=agent_id))
+    [seen] = await runtime.containers()
+    path = "/run/moorage/idle-warning"
+    await runtime.write_file(seen, path, "")
+    assert "No such file" in str(await runtime.execute(seen, ["cat", path], 10)) or "simulated:" in str(
+        await runtime.execute(seen, ["cat", path], 10)
+    ), "nothing is made only to be empty"
+    await runtime.write_file(seen, path, "stopped at 14:05 …\n")
+    assert (await runtime.execute(seen, ["cat", path], 10)).stdout == "stopped at 14:05 …\n"
+    await runtime.write_file(seen, path, "")
+    assert (await runtime.execute(seen, ["cat", path], 10)).stdout == ""

@@ -36,3 +36,17 @@ def test_reads_are_measured_against_bare_handlers() -> None:
         assert set(read) >= {"per_s", "p99_ms", "bare_per_s", "ratio", "open_per_s", "cost"}
         assert read["ratio"] > 0
         assert read["cost"] < 1
+
+
+@pytest.mark.docker
+def test_a_node_is_measured_against_docker_alone() -> None:
+    figures = figures_of("node", "--n", "1", "--containers", "2", "--seconds", "1")
+    assert set(figures) == {"creates", "stop", "neighbour", "exit_to_terminated", "idle"}
+    assert figures["creates"]["1"]["ratio"] > 0
+    assert figures["stop"]["ratio"] > 0
+    assert set(figures["neighbour"]) >= {"busy loop", "fork bomb", "memory hog", "disk filler"}
+    assert figures["exit_to_terminated"]["p50_ms"] > 0
+    assert figures["idle"]["containers"] == 2
+    assert figures["idle"]["mb"] > 0
+    left = subprocess.run(["docker", "ps", "-aq", "--filter", "label=moorage.bench"], capture_output=True, check=True)
+    assert left.stdout == b""

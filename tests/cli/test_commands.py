@@ -29,6 +29,7 @@ class Story:
         self.exit_code: int | None = 0
         self.reason = "self-terminated"
         self.submitted: dict[str, Any] = {}
+        self.last_lines = ""
 
     def session(self) -> dict[str, Any]:
         over = self.at == len(self.life) - 1
@@ -39,6 +40,7 @@ class Story:
             "project": "p", "domain": "d", "resource_group": "default", "agent": "node1", "priority": 10,
             "slots": {"cpu": 1000, "mem": 256 * 1024**2}, "attempt": 1, "created_at": "2026-01-01T00:00:00+00:00",
             "status_changed": None, "started_at": None, "terminated_at": None, "links": {"temporal": None},
+            "last_lines": self.last_lines if over else "",
         }  # fmt: skip
 
     def events(self) -> list[dict[str, Any]]:
@@ -134,6 +136,34 @@ def test_run_asks_for_deadlines_in_seconds_however_they_are_written(moor: Moor, 
 def test_what_is_not_asked_for_is_left_to_the_api(moor: Moor, story: Story) -> None:
     moor("run", "python:3", "-d")
     assert set(story.submitted) == {"image", "type", "command", "env", "resources"}
+
+
+def test_run_asks_for_checks_and_restarts(moor: Moor, story: Story) -> None:
+    checks = (
+        "--health-cmd",
+        "test -f /ready",
+        "--health-every",
+        "2s",
+        "--health-timeout",
+        "1",
+        "--health-retries",
+        "5",
+    )
+    policy = ("--health-start-within", "5m", "--restart", "on-failure", "--max-restarts", "9")
+    outcome = moor("run", "python:3", *checks, *policy, "-d", "--", "serve")
+    assert outcome.returncode == 0, outcome.stderr
+    probe = {"command": ["sh", "-c", "test -f /ready"], "every_s": 2, "timeout_s": 1, "failures": 5}
+    assert story.submitted["health"] == {"live": probe, "start_within_s": 300}
+    assert (story.submitted["restart_policy"], story.submitted["max_restarts"]) == ("on-failure", 9)
+
+
+def test_an_error_is_followed_by_the_last_lines(moor: Moor, story: Story) -> None:
+    story.life = ["PENDING", "SCHEDULED", "CREATING", "ERROR"]
+    story.reason, story.last_lines = "crash-loop", "Traceback:\n  out of ideas"
+    outcome = moor("run", "python:3")
+    assert outcome.returncode == 125
+    assert outcome.stdout == ""
+    assert outcome.stderr.endswith("its last lines:\n  Traceback:\n    out of ideas\n")
 
 
 def test_a_length_of_time_that_is_none_is_refused_with_those_that_are(moor: Moor, story: Story) -> None:

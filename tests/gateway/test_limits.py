@@ -101,6 +101,7 @@ async def test_a_limit_is_shown_in_base_units_and_replaced_as_a_whole(gateway: G
             "max_job_priority": None,
             "max_lifetime_s": None,
             "idle_timeout_s": None,
+            "idle": None,
             "allowed_folder_hosts": None,
         }
     ]

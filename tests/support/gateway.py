@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.main import build
-from moorage.contracts.activities import Cancel
+from moorage.contracts.activities import Answer, Cancel
 from moorage.settings import Settings
 from tests.support.builders import KEYS
 
@@ -31,6 +31,8 @@ class RecordedLives:
 
     begun: list[str] = field(default_factory=list)
     cancelled: list[tuple[str, Cancel]] = field(default_factory=list)
+    asked: list[tuple[str, str, object]] = field(default_factory=list)
+    answer: Answer = field(default_factory=lambda: Answer(True))
     scheduled: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
@@ -42,6 +44,10 @@ class RecordedLives:
     async def cancel(self, row: Mapping[str, Any], cancel: Cancel) -> bool:
         self.cancelled.append((str(row["id"]), cancel))
         return True
+
+    async def ask(self, row: Mapping[str, Any], update: str, wish: object) -> Answer:
+        self.asked.append((str(row["id"]), update, wish))
+        return self.answer
 
     async def schedule(self, group: str, policy: str) -> None:
         self.scheduled.append((group, policy))

@@ -32,6 +32,7 @@ Who = tuple[frozenset[str], ...]
 MAY: dict[str, dict[str, Who]] = {
     "user": {
         "session:read": (ALL, ALL, ALPHA, ONE, OWN),
+        "session:update": (ALL, OWN, ALPHA, OWN, OWN),
         "session:delete": (ALL, OWN, ALPHA, ONE, OWN),
         "session:logs": (ALL, OWN, ALPHA, ONE, OWN),
         "session:execute": (ALL, OWN, ALPHA, OWN, OWN),
@@ -101,6 +102,10 @@ ROUTE_CASES: dict[str, Case] = {
     "GET /session/{ref}/why": Case(may="session:read", path="/session/{session}/why", **_SESSION),
     "GET /session/{ref}/events": Case(may="session:read", path="/session/{session}/events", **_SESSION),
     "GET /session/{ref}/stats": Case(may="session:read", path="/session/{session}/stats", **_SESSION),
+    "POST /session/{ref}/extend": Case(
+        may="session:update", path="/session/{session}/extend", body={"for": "2h"}, **_SESSION
+    ),
+    "GET /idle": Case("cluster", "everybody", "/idle"),
     "GET /stats": Case("cluster", "everybody", "/stats"),
     "GET /metrics": Case("cluster", "all-readers", "/metrics"),
     "DELETE /session/{ref}": Case(may="session:delete", path="/session/{session}", **_SESSION),

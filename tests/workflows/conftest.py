@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest_asyncio
@@ -17,6 +18,13 @@ from moorage.contracts import names
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def temporal() -> AsyncIterator[WorkflowEnvironment]:
+    async with a_server() as environment:
+        yield environment
+
+
+@asynccontextmanager
+async def a_server() -> AsyncIterator[WorkflowEnvironment]:
+    """For stories that leave activities behind: as long as one runs, a server's time stands still."""
     async with await _started() as environment:
         await environment.client.operator_service.add_search_attributes(_search_attributes())
         yield environment

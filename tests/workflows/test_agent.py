@@ -27,12 +27,19 @@ from moorage.contracts.activities import (
 from moorage.domain.ids import new_id
 from moorage.domain.node import AgentInfo
 from tests.support.builders import an_agent
+from tests.workflows.conftest import a_server
 from workflows import options
 from workflows.agent import AgentWorkflow
 
 # Time is not skipped while an activity runs.
 SILENT_S, CALLS_AGAIN_S = 1.0, 4.0
 LONG_AGO, IN_TIME = 0.0, 4e9  # what the node's clock says, seconds since 1970
+
+
+@pytest.fixture
+async def temporal() -> AsyncIterator[WorkflowEnvironment]:
+    async with a_server() as environment:
+        yield environment
 
 
 @pytest.fixture(autouse=True)

@@ -156,6 +156,18 @@ async def test_falls_in_a_row_end_in_error(temporal: WorkflowEnvironment) -> Non
     assert_nothing_is_left(world)
 
 
+async def test_a_failure_ends_with_what_was_said_last_and_a_stop_does_not(temporal: WorkflowEnvironment) -> None:
+    for last_word, expected in ((3, "out of ideas"), (None, "")):
+        world = World(last_lines="out of ideas")
+        async with a_life(temporal, world) as life:
+            await life.assign()
+            await life.runs(world)
+            await (life.handle.signal("cancel", STOP) if last_word is None else life.exit(last_word))
+            await life.handle.result()
+        assert world.ending is not None
+        assert world.ending.last_lines == expected
+
+
 async def test_a_container_that_has_settled_begins_a_new_row(temporal: WorkflowEnvironment) -> None:
     world = World()
     async with a_life(temporal, world, restart_policy="always", max_restarts=1) as life:

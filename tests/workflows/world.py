@@ -77,6 +77,7 @@ class World:
     update_refused_on: str = ""  # the node that refuses the next change of limits
     reserved: Reserved = field(default_factory=Reserved)  # what the ledger says of a resize
     settled: list[SettleResize] = field(default_factory=list)
+    last_lines: str = ""  # of each container that is removed
     creating: asyncio.Event = field(default_factory=asyncio.Event)
     running: asyncio.Event = field(default_factory=asyncio.Event)
     started: dict[int, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))  # by attempt
@@ -129,7 +130,7 @@ class FakeNode(KernelActivities):
         self._world.containers = {key for key in self._world.containers if key[0] != order.kernel_id}
         self._world.trip("destroy_kernel", "after")
         usage = KernelUsage(order.kernel_id, order.attempt, 60.0, cpu_ms=1000)
-        return Destroyed(order.kernel_id, order.attempt, True, usage=usage)
+        return Destroyed(order.kernel_id, order.attempt, True, usage=usage, last_lines=self._world.last_lines)
 
     @activity.defn
     async def update_kernel(self, order: UpdateKernel) -> None:

@@ -7,7 +7,22 @@ from typing import Annotated, Any
 import typer
 
 from moorage.cli import show
-from moorage.cli.ceilings import HEADINGS, OPTIONS, Amounts, Count, Hosts, Number, Span, cells, lines, written
+from moorage.cli.ceilings import (
+    HEADINGS,
+    IDLE,
+    OPTIONS,
+    Amounts,
+    Count,
+    DryRun,
+    Hosts,
+    Number,
+    Percent,
+    Rate,
+    Span,
+    cells,
+    lines,
+    written,
+)
 from moorage.cli.client import Client
 from moorage.cli.sessions import AsJson
 from moorage.domain.tenancy import PolicyKind
@@ -54,6 +69,11 @@ def create(
     max_job_priority: Number = None,
     max_lifetime: Span = None,
     idle_timeout: Span = None,
+    idle_cpu: Percent = None,
+    idle_device: Percent = None,
+    idle_net: Rate = None,
+    idle_grace: Span = None,
+    idle_dry_run: DryRun = None,
     allow_folder_host: Hosts = None,
     json: AsJson = False,
 ) -> None:
@@ -76,13 +96,19 @@ def change(
     max_job_priority: Number = None,
     max_lifetime: Span = None,
     idle_timeout: Span = None,
+    idle_cpu: Percent = None,
+    idle_device: Percent = None,
+    idle_net: Rate = None,
+    idle_grace: Span = None,
+    idle_dry_run: DryRun = None,
     allow_folder_host: Hosts = None,
     json: AsJson = False,
 ) -> None:
     """Change a resource policy; what isn't named stays as it is."""
     client = Client()
-    now = client.policy(kind, name) if max or max_pending_slot else {}
-    policy = client.change_policy(kind, name, _fields(now, locals()))
+    given = locals()
+    merged = max or max_pending_slot or any(given[one] is not None for one in IDLE)
+    policy = client.change_policy(kind, name, _fields(client.policy(kind, name) if merged else {}, given))
     return show.as_json(policy) if json else show.fields(lines(policy))
 
 

@@ -9,7 +9,14 @@ import typer
 from typer.core import TyperGroup
 
 # A verb, and the module that has it as a function of that name.
-_VERBS = {"start": "sessions", "stop": "sessions", "lifecycle": "lifecycle", "api": "api", "schedule": "schedule"}
+_VERBS = {
+    "start": "sessions",
+    "stop": "sessions",
+    "lifecycle": "lifecycle",
+    "api": "api",
+    "schedule": "schedule",
+    "node": "node",
+}
 
 
 class _Benchmarks(TyperGroup):

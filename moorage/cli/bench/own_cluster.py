@@ -30,6 +30,8 @@ class OwnCluster:
     database_url: str
     temporal: str
     web_ui: str
+    name: str
+    pids: dict[str, int]  # of its parts
 
 
 @contextmanager
@@ -104,7 +106,14 @@ def _ready(place: Place, child: subprocess.Popen[str], log: Path) -> OwnCluster:
         if record is not None and record.pid == child.pid and record.ready:
             keys = read_toml(place.admin_file)
             profile = Profile(keys["endpoint"], keys["access_key"], keys["secret_key"])
-            return OwnCluster(profile, record.database_url, record.temporal, record.web_ui)
+            return OwnCluster(
+                profile,
+                record.database_url,
+                record.temporal,
+                record.web_ui,
+                record.cluster,
+                {part.name: part.pid for part in record.parts},
+            )
         time.sleep(0.05)
     raise Unavailable(f"the benchmark's cluster did not start: {log.read_text()[-2000:].strip()}")
 
