@@ -97,7 +97,8 @@ class NodeKernels(KernelActivities):
             except ImageMissing as error:
                 raise _final(contract.IMAGE_MISSING, str(error)) from None
             except CreateRefused as error:
-                raise _final(contract.CREATE_REFUSED, without_secrets(str(error), spec)) from None
+                words = f"{without_secrets(str(error), spec)} (on {spec.agent_id})"
+                raise _final(contract.CREATE_REFUSED, words) from None
             took_ms = (time.perf_counter() - began) * 1000
             seen = _seen(spec, started.container_id)
             self._meter.begin(seen)

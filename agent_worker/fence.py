@@ -19,6 +19,7 @@ from moorage.domain.node import ContainerSeen
 
 # The control plane counts from the last heartbeat, which may be this much older than the last contact.
 BEAT_S = 5.0
+_ALONE_S = 0.5
 
 _log = log.get("fence")
 _Life = tuple[str, int]  # kernel, attempt
@@ -55,6 +56,12 @@ class Fence:
         if heard_at is not None:
             self._heard_at = heard_at - BEAT_S
             await self._forget_running()
+
+    async def alone(self, *, after_s: float) -> None:
+        """Until cancelled: an agent that was started while it is cut off has nobody to try."""
+        while True:
+            await self.hold(None, after_s=after_s)
+            await asyncio.sleep(_ALONE_S)
 
     def has_stopped(self, kernel_id: str, attempt: int) -> bool:
         return (kernel_id, attempt) in self._stopped

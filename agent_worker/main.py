@@ -155,14 +155,16 @@ async def run(settings: Settings) -> None:
         )
 
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    fence = Fence(runtime, settings.agent_data_dir / "fenced.json")
+    alone = asyncio.create_task(fence.alone(after_s=settings.agent_fence_s))
     client = await _connected(settings, stopped)
+    alone.cancel()
     if client is None:
         server.should_exit = True
         await serving
         await runtime.close()
         return
     disk = DiskWatch(runtime, settings.agent_disk_bytes)
-    fence = Fence(runtime, settings.agent_data_dir / "fenced.json")
     presence = NodePresence(client, runtime, info, inventory, fence, images=images, explained=disk.explained)
     prober = Prober(runtime, presence.tell_health)
     kernels = NodeKernels(runtime, logs, inventory, meter=meter, prober=prober, proofs=proofs, images=images)

@@ -54,6 +54,10 @@ class Lives(Protocol):
         """The order's workflow runs."""
         ...
 
+    async def retire(self, agent_id: str) -> None:
+        """The workflow of a lost node was told to end; there may be none."""
+        ...
+
     async def is_reachable(self) -> bool: ...
 
 
@@ -92,6 +96,13 @@ class TemporalLives:
 
     async def schedule(self, group: str, policy: str) -> None:
         await start_scheduler(self._client, group, policy)
+
+    async def retire(self, agent_id: str) -> None:
+        try:
+            await self._client.get_workflow_handle(names.agent_workflow(agent_id)).signal("retire")
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
     async def drain(self, agent_id: str) -> bool:
         try:

@@ -39,6 +39,7 @@ ROUTES: dict[str, str] = {
     "GET /agent": "agent:read",
     "PATCH /agent/{agent_id}": "agent:update",
     "POST /agent/{agent_id}/drain": "agent:update",
+    "DELETE /agent/{agent_id}": "agent:delete",
     "GET /resource-group": "resource-group:read",
     "GET /resource-group/{name}": "resource-group:read",
     "POST /resource-group": "resource-group:create",

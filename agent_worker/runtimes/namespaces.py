@@ -133,6 +133,7 @@ class Namespaces:
             "command": ["/wait"],
             "hostname": HOSTNAME,
             "user": "65534:65534",
+            "stop_signal": "SIGKILL",  # deaf to all others, it would hold up each restart of Docker for 10 s
             "labels": {names.LABEL_NAMESPACE: self._node},
             "host_config": self._client.create_host_config(
                 network_mode=self._network(), cap_drop=["ALL"], security_opt=["no-new-privileges"], read_only=True

@@ -43,6 +43,14 @@ async def drain(agent_id: str, who: Who, parts: With) -> Response:
     return JSONResponse(_shown(await agents.get(parts.engine, agent_id), who), 202)
 
 
+@router.delete("/{agent_id}", status_code=204, summary="Remove a node that is gone for good")
+async def remove(agent_id: str, who: Who, parts: With) -> Response:
+    """Superadmins. Only a lost node on which no session holds room; it comes back if it registers again."""
+    await agents.remove(parts.engine, who, agent_id)
+    await parts.lives.retire(agent_id)
+    return Response(status_code=204)
+
+
 def _shown(agent: Mapping[str, Any], who: Principal) -> dict[str, Any]:
     return {
         **{key: value for key, value in agent.items() if key != "status_changed"},

@@ -1,4 +1,4 @@
-"""Verbs about nodes: list, show, cordon, uncordon, drain."""
+"""Verbs about nodes: list, show, cordon, uncordon, drain, rm."""
 
 from __future__ import annotations
 
@@ -73,6 +73,16 @@ def uncordon(name: Name, json: AsJson = False) -> None:
 def drain(name: Name, json: AsJson = False) -> None:
     """Cordon a node and ask its sessions to move; `moor agents` shows how many are left."""
     _say(Client().drain(name), json=json)
+
+
+@app.command()
+def rm(name: Name, json: AsJson = False) -> None:
+    """Remove a lost node that is gone for good; it comes back if its agent ever starts again."""
+    Client().remove_agent(name)
+    if json:
+        show.as_json({"removed": name})
+    else:
+        print(f"{name} is removed")
 
 
 def _say(agent: Json, *, json: bool) -> None:

@@ -120,11 +120,14 @@ def _labelled(cluster: str, agents: list[str]) -> dict[str, list[ContainerSeen]]
     import docker
     import requests
     from docker.errors import DockerException
+    from docker.utils import kwargs_from_env
 
     from moorage.contracts import names
 
     try:
-        client = docker.APIClient(version="auto", timeout=_ANSWER_S, **docker.utils.kwargs_from_env())
+        engine = os.environ.get("MOORAGE_AGENT_DOCKER_HOST", "")
+        address = kwargs_from_env() | ({"base_url": engine} if engine else {})
+        client = docker.APIClient(version="auto", timeout=_ANSWER_S, **address)
         try:
             return {
                 agent: [

@@ -180,6 +180,9 @@ class Client:
     def set_schedulable(self, agent_id: str, *, schedulable: bool) -> Json:
         return self._json("PATCH", f"/agent/{_quoted(agent_id)}", json={"schedulable": schedulable})
 
+    def remove_agent(self, agent_id: str) -> None:
+        self._request("DELETE", f"/agent/{_quoted(agent_id)}")
+
     def drain(self, agent_id: str) -> Json:
         return self._json("POST", f"/agent/{_quoted(agent_id)}/drain")
 

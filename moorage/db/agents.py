@@ -9,7 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.db import audit
 from moorage.db.ledger import SCHEDULER_CHANNEL
-from moorage.domain.errors import NotFound
+from moorage.db.nodes import free_fenced
+from moorage.domain.errors import Conflict, NotFound
+from moorage.domain.node import AgentStatus
 from moorage.domain.tenancy import Principal
 
 _AGENT = (
@@ -28,13 +30,15 @@ _AGENT = (
 
 async def index(engine: AsyncEngine) -> list[dict[str, Any]]:
     async with engine.connect() as connection:
-        rows = await connection.execute(text(f"{_AGENT} ORDER BY a.id"))
+        rows = await connection.execute(text(f"{_AGENT} WHERE a.status <> 'TERMINATED' ORDER BY a.id"))
         return [dict(row) for row in rows.mappings()]
 
 
 async def get(engine: AsyncEngine, agent_id: str) -> dict[str, Any]:
     async with engine.connect() as connection:
-        rows = await connection.execute(text(f"{_AGENT} WHERE a.id = :id"), {"id": agent_id})
+        rows = await connection.execute(
+            text(f"{_AGENT} WHERE a.id = :id AND a.status <> 'TERMINATED'"), {"id": agent_id}
+        )
         row = rows.mappings().first()
     if row is None:
         raise _unknown(agent_id)
@@ -50,7 +54,8 @@ async def set_schedulable(
     """
     async with engine.begin() as connection:
         rows = await connection.execute(
-            text("SELECT resource_group, schedulable FROM agents WHERE id = :id FOR UPDATE"), {"id": agent_id}
+            text("SELECT resource_group, schedulable FROM agents WHERE id = :id AND status <> 'TERMINATED' FOR UPDATE"),
+            {"id": agent_id},
         )
         agent = rows.first()
         if agent is None:
@@ -65,6 +70,43 @@ async def set_schedulable(
         after = {"schedulable": schedulable} | ({"drained": True} if drained else {})
         before = {"schedulable": agent.schedulable}
         await audit.write(connection, who, "agent:update", agent_id, before=before, after=after)
+
+
+async def remove(engine: AsyncEngine, who: Principal, agent_id: str) -> None:
+    """A lost node that is gone for good: what was fenced on it is released. It comes back if it ever registers again.
+
+    Conflict while it lives, or while a session holds room on it.
+    """
+    async with engine.begin() as connection:
+        status = await connection.scalar(text("SELECT status FROM agents WHERE id = :id FOR UPDATE"), {"id": agent_id})
+        if status is None or status == AgentStatus.TERMINATED:
+            raise _unknown(agent_id)
+        if status == AgentStatus.ALIVE:
+            raise Conflict(
+                f"agent {agent_id} is alive",
+                code="agent-alive",
+                hint=f"moor agents drain {agent_id}, then stop its process; it is LOST 15 s later and can be removed",
+            )
+        holding = list(
+            await connection.scalars(
+                text(
+                    "SELECT DISTINCT s.name FROM allocations a JOIN sessions s ON s.id = a.session_id"
+                    " WHERE a.agent_id = :id AND a.released_at IS NULL AND a.fenced_at IS NULL ORDER BY 1"
+                ),
+                {"id": agent_id},
+            )
+        )
+        if holding:
+            raise Conflict(
+                f"{len(holding)} sessions still hold room on agent {agent_id}: {', '.join(holding[:5])}",
+                code="agent-in-use",
+                hint="they end or move within half a minute of its loss; moor ps shows them",
+            )
+        await free_fenced(connection, agent_id)
+        await connection.execute(
+            text("UPDATE agents SET status = 'TERMINATED', status_changed = now() WHERE id = :id"), {"id": agent_id}
+        )
+        await audit.write(connection, who, "agent:delete", agent_id, before={"status": status})
 
 
 def _unknown(agent_id: str) -> NotFound:

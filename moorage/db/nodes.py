@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db import devices, networks
 from moorage.db.ledger import SCHEDULER_CHANNEL
@@ -138,30 +138,34 @@ async def compare(engine: AsyncEngine, agent_id: str, containers: Iterable[Conta
 
 async def release_fenced(engine: AsyncEngine, agent_id: str, still_there: Iterable[tuple[str, int]]) -> int:
     """Frees what was held for the node while it was lost, but for the kernels that still have a container."""
-    held = json.dumps([{"kernel_id": kernel_id, "attempt": attempt} for kernel_id, attempt in still_there])
     async with engine.begin() as connection:
+        return await free_fenced(connection, agent_id, still_there)
+
+
+async def free_fenced(connection: AsyncConnection, agent_id: str, still_there: Iterable[tuple[str, int]] = ()) -> int:
+    """As `release_fenced`, as a part of more."""
+    held = json.dumps([{"kernel_id": kernel_id, "attempt": attempt} for kernel_id, attempt in still_there])
+    await connection.execute(
+        text("SELECT 1 FROM agent_slots WHERE agent_id = :agent ORDER BY slot FOR UPDATE"), {"agent": agent_id}
+    )
+    freed = await connection.execute(
+        text(
+            "UPDATE allocations a SET released_at = now() WHERE a.agent_id = :agent AND a.fenced_at IS NOT NULL"
+            " AND a.released_at IS NULL AND NOT EXISTS (SELECT 1 FROM jsonb_to_recordset(CAST(:held AS jsonb))"
+            " AS h(kernel_id uuid, attempt int) WHERE h.kernel_id = a.kernel_id AND h.attempt = a.attempt)"
+            " RETURNING session_id::text"
+        ),
+        {"agent": agent_id, "held": held},
+    )
+    sessions = list(freed.scalars())
+    for session_id in sorted(set(sessions)):
+        await networks.release(connection, session_id)
+    if sessions:
         await connection.execute(
-            text("SELECT 1 FROM agent_slots WHERE agent_id = :agent ORDER BY slot FOR UPDATE"), {"agent": agent_id}
+            text("SELECT pg_notify(:channel, resource_group) FROM agents WHERE id = :agent"),
+            {"channel": SCHEDULER_CHANNEL, "agent": agent_id},
         )
-        freed = await connection.execute(
-            text(
-                "UPDATE allocations a SET released_at = now() WHERE a.agent_id = :agent AND a.fenced_at IS NOT NULL"
-                " AND a.released_at IS NULL AND NOT EXISTS (SELECT 1 FROM jsonb_to_recordset(CAST(:held AS jsonb))"
-                " AS h(kernel_id uuid, attempt int) WHERE h.kernel_id = a.kernel_id AND h.attempt = a.attempt)"
-                " RETURNING session_id::text"
-            ),
-            {"agent": agent_id, "held": held},
-        )
-        sessions = list(freed.scalars())
-        count = len(sessions)
-        for session_id in sorted(set(sessions)):
-            await networks.release(connection, session_id)
-        if count:
-            await connection.execute(
-                text("SELECT pg_notify(:channel, resource_group) FROM agents WHERE id = :agent"),
-                {"channel": SCHEDULER_CHANNEL, "agent": agent_id},
-            )
-        return count
+    return len(sessions)
 
 
 async def mark_lost(engine: AsyncEngine, agent_id: str) -> list[str]:

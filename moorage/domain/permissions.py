@@ -37,7 +37,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
         "upload",
         "connect",
     ),
-    "agent": ("read", "update"),
+    "agent": ("read", "update", "delete"),
     "resource-group": ("create", "read", "update", "delete", "simulate"),
     "cluster": ("read",),
     "image": ("read", "pull", "remove", "allow"),

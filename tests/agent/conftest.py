@@ -12,6 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 from docker.errors import APIError, ImageNotFound
+from docker.utils import kwargs_from_env
 
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.runtimes.contract import Runtime
@@ -62,7 +63,7 @@ def _root_of_busybox() -> bytes:
 @pytest.fixture(scope="session")
 def engine_client() -> Iterator[docker.APIClient]:
     """A client of Docker, which has the test image."""
-    client = docker.APIClient(version="auto")
+    client = docker.APIClient(version="auto", **kwargs_from_env())
     try:
         client.inspect_image(IMAGE)
     except ImageNotFound:

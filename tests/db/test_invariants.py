@@ -21,9 +21,9 @@ DONE = Ending(SessionStatus.TERMINATED, Reason.SELF_TERMINATED, "exit code 0", "
 LOST = Ending(SessionStatus.ERROR, Reason.NODE_LOST, "lost", "FAILURE")
 
 
-async def a_placed_session(engine: AsyncEngine) -> tuple[str, str]:
+async def a_placed_session(engine: AsyncEngine, email: str = "ada@example.org") -> tuple[str, str]:
     await nodes.register(engine, an_agent("n1"))
-    made = await a_pending_session(engine, await a_user(engine))
+    made = await a_pending_session(engine, await a_user(engine, email))
     epoch = await placements.take_epoch(engine, "default")
     decisions = decide(await read_snapshot(engine, "default"), Policy())
     await placements.commit_decisions(engine, "default", epoch, decisions, Seal(KEYS))

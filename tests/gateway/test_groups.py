@@ -11,12 +11,14 @@ import pytest
 from sqlalchemy import text
 
 from moorage import plugins
-from moorage.db import groups, nodes
+from moorage.db import groups, ledger, nodes
 from moorage.db.engine import listening
 from moorage.db.ledger import SCHEDULER_CHANNEL
-from moorage.domain.node import Device
+from moorage.domain.node import ContainerSeen, Device
+from moorage.domain.session import Ending, Reason, SessionStatus
 from moorage.scheduler.order import ORDERS
 from moorage.scheduler.snapshot import Head, PreemptionMode
+from tests.db.test_invariants import a_placed_session
 from tests.support.builders import an_agent
 from tests.support.gateway import Gateway, access_key_of, refused
 from tests.support.two_domains import settle
@@ -261,6 +263,32 @@ async def test_draining_a_node_without_a_workflow_cordons_it_and_says_so(gateway
     gateway.lives.without_workflow.add("n1")
     refused(await gateway.ask("POST", "/agent/n1/drain"), 409, "agent-without-workflow")
     assert (await gateway.get("/agent")).json()["items"][0]["schedulable"] is False
+
+
+async def test_only_a_lost_node_on_which_nothing_holds_room_is_removed_and_it_may_come_back(gateway: Gateway) -> None:
+    session_id, kernel_id = await a_placed_session(gateway.engine, "eve@example.org")
+    cpu = (await gateway.get("/agent")).json()["items"][0]["slots"]["cpu"]
+    assert cpu["used"] > 0
+    refused(await gateway.ask("DELETE", "/agent/n1"), 409, "agent-alive")
+    await nodes.mark_lost(gateway.engine, "n1")
+    held = await gateway.ask("DELETE", "/agent/n1")
+    refused(held, 409, "agent-in-use")
+    assert held.json()["title"].startswith("1 sessions still hold room on agent n1: ")
+    assert gateway.lives.retired == []
+
+    lost = Ending(SessionStatus.ERROR, Reason.NODE_LOST, "lost", "FAILURE")
+    await ledger.finish(gateway.engine, session_id, lost, actor="workflow", fenced=["n1"])
+    assert (await gateway.ask("DELETE", "/agent/n1")).status_code == 204
+    assert gateway.lives.retired == ["n1"]
+    assert (await gateway.get("/agent")).json()["items"] == []
+    refused(await gateway.ask("PATCH", "/agent/n1", {"schedulable": True}), 404, "unknown-agent")
+    refused(await gateway.ask("DELETE", "/agent/n1"), 404, "unknown-agent")
+
+    await nodes.register(gateway.engine, an_agent("n1"))
+    [back] = (await gateway.get("/agent")).json()["items"]
+    assert (back["status"], back["slots"]["cpu"]["used"]) == ("ALIVE", 0), "what was fenced on it was released"
+    killed = await nodes.compare(gateway.engine, "n1", [ContainerSeen(session_id, kernel_id, 0, "c1", "running")])
+    assert len(killed.unexpected) == 1
 
 
 async def test_an_unknown_node_is_neither_cordoned_nor_drained(gateway: Gateway) -> None:

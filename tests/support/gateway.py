@@ -36,6 +36,7 @@ class RecordedLives:
     answer: Answer | Exception = field(default_factory=lambda: Answer(True))
     scheduled: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
+    retired: list[str] = field(default_factory=list)
     without_workflow: set[str] = field(default_factory=set)
     image_orders: list[ImageOrder] = field(default_factory=list)
 
@@ -61,6 +62,9 @@ class RecordedLives:
 
     async def order_images(self, order: ImageOrder) -> None:
         self.image_orders.append(order)
+
+    async def retire(self, agent_id: str) -> None:
+        self.retired.append(agent_id)
 
     async def is_reachable(self) -> bool:
         return True

@@ -195,6 +195,7 @@ ROUTE_CASES: dict[str, Case] = {
     "POST /domain": Case("cluster", "root", "/domain", {"name": "{fresh}"}),
     "PATCH /agent/{agent_id}": Case("cluster", "root", "/agent/n1", {"schedulable": True}),
     "POST /agent/{agent_id}/drain": Case("cluster", "root", "/agent/n1/drain"),
+    "DELETE /agent/{agent_id}": Case("cluster", "root", "/agent/n1"),
     "POST /resource-group": Case("cluster", "root", "/resource-group", {"name": "{fresh}"}),
     "PATCH /resource-group/{name}": Case("cluster", "root", "/resource-group/default", {"description": "x"}),
     "DELETE /resource-group/{name}": Case("cluster", "root", "/resource-group/spare"),
