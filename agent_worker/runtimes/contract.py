@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agent_worker.images.contract import ImageStore
@@ -194,14 +195,21 @@ class Runtime(ABC):
     async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
         """Runs a command in it; each output is cut at OUTPUT_CAP bytes. TimeoutError when it takes longer.
 
-        A command that was given up is hung up, as Process says. CreateRefused if it can't be started.
+        A command that was given up is hung up, as Process says; GoesOn where the agent can't do that. CreateRefused if
+        it can't be started.
         """
         outputs = {STDOUT: bytearray(), STDERR: bytearray()}
-        async with asyncio.timeout(timeout_s), await self.attach(container, Order(command)) as process:
-            while (found := await process.read()) is not None:
-                output, data = found
-                outputs[output] += data[: OUTPUT_CAP - len(outputs[output])]
-            code = await process.exit_code()
+        process: Process | None = None
+        try:
+            async with asyncio.timeout(timeout_s), await self.attach(container, Order(command)) as process:
+                while (found := await process.read()) is not None:
+                    output, data = found
+                    outputs[output] += data[: OUTPUT_CAP - len(outputs[output])]
+                code = await process.exit_code()
+        except TimeoutError:
+            if process is not None and await process.runs():
+                raise GoesOn(process.runs) from None
+            raise
         out, err = (bytes(one).decode(errors="replace") for one in outputs.values())
         return ExecResult(code, out, err)
 
@@ -225,9 +233,14 @@ class Runtime(ABC):
     async def connect(self, container: ContainerSeen, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A TCP connection to a port of the container itself. PortClosed if nothing listens there."""
 
-    @abstractmethod
     async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
         """Whether something in the container accepts connections at its port, if only at its loopback address."""
+        with suppress(RuntimeRefusal, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                _, writer = await self.connect(container, port)
+            writer.close()
+            return True
+        return False
 
     @abstractmethod
     async def checked(self) -> list[Checked]:

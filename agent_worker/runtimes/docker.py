@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import CancellableStream, Mount, Ulimit
+from docker.types import CancellableStream, Mount
 from docker.utils import kwargs_from_env
 
-from agent_worker.idle_label import idle_label
 from agent_worker.metrics.gauges import Gauges
 from agent_worker.metrics.reading import Readings
 from agent_worker.runtimes import docker_files, docker_ports, docker_process
 from agent_worker.runtimes.adoption import adopted, exit_of
 from agent_worker.runtimes.archive import Owner
 from agent_worker.runtimes.commits import Commits
+from agent_worker.runtimes.container import container_name, environment, hardening, labels
 from agent_worker.runtimes.contract import (
     Checked,
     Committed,
     CreateRefused,
-    ExecResult,
     Exited,
     FileFound,
     ImageMissing,
@@ -53,7 +50,6 @@ from agent_worker.runtimes.networks import Networks, network
 from agent_worker.runtimes.one_file import write_file
 from agent_worker.runtimes.process import Order, Process
 from agent_worker.runtimes.secret_files import SecretFiles, first_file, user_of
-from agent_worker.runtimes.within import Within
 from moorage.contracts import names
 from moorage.contracts.accelerators import Reservation
 from moorage.domain.images import tagged
@@ -66,54 +62,6 @@ _THREADS = 16
 # Grace periods are waited for in threads of their own: a hundred of them must not hold up a kill or a create.
 _STOP_THREADS = 64
 _SWEEP_S = 30.0
-
-
-def hardening() -> dict[str, Any]:
-    """No capability, no new privilege, Docker's default seccomp profile, no host path.
-
-    IPC and control groups of its own whatever the daemon's defaults are; no core file, which the host would keep.
-    """
-    return {
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
-        "init": True,
-        "ipc_mode": "private",
-        "cgroupns": "private",
-        "ulimits": [Ulimit(name="core", soft=0, hard=0)],
-    }
-
-
-def labels(spec: KernelSpec, node: str) -> dict[str, str]:
-    return {
-        names.LABEL_AGENT: node,
-        names.LABEL_SESSION: spec.session_id,
-        names.LABEL_KERNEL: spec.kernel_id,
-        names.LABEL_ATTEMPT: str(spec.attempt),
-        names.LABEL_ON_NODE_LOSS: spec.on_node_loss,
-        **({names.LABEL_DEVICES: ",".join(sorted(spec.devices))} if spec.devices else {}),
-        **({names.LABEL_HEALTH: json.dumps(asdict(spec.health))} if spec.health else {}),
-        **idle_label(spec),
-        **({names.LABEL_USER: spec.user} if spec.user else {}),
-    }
-
-
-def environment(spec: KernelSpec) -> dict[str, str]:
-    """The user's variables, and those that Backend.AI's sessions find too."""
-    return {
-        "BACKENDAI_SESSION_ID": spec.session_id,
-        "BACKENDAI_SESSION_NAME": spec.session_name,
-        "BACKENDAI_KERNEL_ID": spec.kernel_id,
-        "BACKENDAI_CLUSTER_ROLE": spec.role,
-        "BACKENDAI_CLUSTER_IDX": str(spec.index),
-        "BACKENDAI_CLUSTER_HOST": spec.hostname,
-        "BACKENDAI_CLUSTER_HOSTS": ",".join(spec.cluster or [spec.hostname]),
-        "BACKENDAI_CLUSTER_SIZE": str(len(spec.cluster) or 1),
-        **spec.env,
-    }
-
-
-def container_name(kernel_id: str, attempt: int) -> str:
-    return f"moorage-{kernel_id}-{attempt}"
 
 
 class DockerRuntime(Runtime):
@@ -138,7 +86,6 @@ class DockerRuntime(Runtime):
         self._closing = threading.Event()
         self.secret_files = SecretFiles(self._node)
         self._gauges = Gauges(self._process)
-        self._within = Within(self._client, self._streams, call=self._call, stream=self._stream)
         self._commits = Commits(self._client, self._node)
         self.store = DockerImages(self._client, self._streams, self._call, self._stream)
         self.networks = Networks(self._client, cluster=cluster, node=self._node)
@@ -347,12 +294,6 @@ class DockerRuntime(Runtime):
 
     async def attach(self, container: ContainerSeen, order: Order) -> Process:
         return await docker_process.begin(self._engine, container.container_id, order)
-
-    async def execute(self, container: ContainerSeen, command: list[str], timeout_s: float) -> ExecResult:
-        return await self._within.execute(container.container_id, command, timeout_s)
-
-    async def connects(self, container: ContainerSeen, port: int, timeout_s: float) -> bool:
-        return await self._within.connects(container.container_id, port, timeout_s)
 
     async def checked(self) -> list[Checked]:
         filters = {"label": [*self._ours(), names.LABEL_HEALTH], "status": ["running"]}

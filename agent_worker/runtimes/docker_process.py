@@ -23,6 +23,8 @@ _GRACE_S = 3.0
 # Docker closes the outputs a moment before it knows the exit code.
 _CODE_WITHIN_S = 10.0
 _BEGUN_WITHIN_S = 10.0
+# Docker hears of a death a little later.
+_HEARD_WITHIN_S = 1.0
 _log = log.get("docker")
 
 
@@ -97,10 +99,21 @@ class DockerProcess(Process):
             await self._closing.aclose()
         try:
             leader, first = await self._numbers()
-            if leader:
-                await reach.end(leader, first, _GRACE_S)
+            if leader and await reach.end(leader, first, _GRACE_S):
+                await self._heard()
         except (httpx.HTTPError, RuntimeRefusal) as error:
             _log.warning("a command may go on in its container", container=self._container_id, error=str(error)[:200])
+
+    async def _heard(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_WITHIN_S):
+                while await self.runs():  # noqa: ASYNC110 (Docker tells it nobody)
+                    await asyncio.sleep(0.01)
+
+    async def runs(self) -> bool:
+        with suppress(RuntimeRefusal):
+            return bool((await self._inspect())["Running"])
+        return False
 
     async def _numbers(self) -> tuple[int, int]:
         """Of the command and of the container's first process, on this host; 0 for what does not run."""

@@ -36,16 +36,6 @@ def words_of(error: APIError) -> str:
     return str(error.explanation or error)
 
 
-def own_addresses(client: Any, inspected: Mapping[str, Any]) -> list[str]:
-    """Of all its networks, or of those of the container whose namespace it shares. Blocks."""
-    kind, _, holder = str(inspected["HostConfig"]["NetworkMode"]).partition(":")
-    if kind == "container":
-        inspected = client.inspect_container(holder)
-    networks = inspected["NetworkSettings"].get("Networks") or {}
-    found = [one.get(name) for one in networks.values() for name in ("IPAddress", "GlobalIPv6Address")]
-    return [address for address in found if address]
-
-
 def own_values(client: Any, container_id: str) -> set[str]:
     """Of the variables that neither the image nor Moorage has set. Blocks."""
     of_image: list[str] = []

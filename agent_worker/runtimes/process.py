@@ -29,7 +29,7 @@ class Order:
 
 
 class Process(ABC):
-    """Leaving its block hangs it up: it is told with SIGHUP, and killed 3 s later if it goes on."""
+    """Leaving its block hangs it up: it and all in its session are told with SIGHUP, and killed 3 s later."""
 
     @abstractmethod
     async def read(self) -> tuple[int, bytes] | None:
@@ -52,6 +52,10 @@ class Process(ABC):
     @abstractmethod
     async def exit_code(self) -> int:
         """Once there is nothing more to read."""
+
+    @abstractmethod
+    async def runs(self) -> bool:
+        """Whether it goes on, as it may after `close` where the agent can't reach it."""
 
     @abstractmethod
     async def close(self) -> None: ...

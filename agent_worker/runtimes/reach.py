@@ -44,22 +44,23 @@ def send_signal(leader: int, first: int, number: signal.Signals) -> bool:
     return reached
 
 
-async def end(leader: int, first: int, grace_s: float) -> None:
-    """The session is told to hang up; its leader is killed if it is still there after the grace period."""
+async def end(leader: int, first: int, grace_s: float) -> bool:
+    """The session is told to hang up; what is left of it after the grace period is killed. False if out of reach."""
     with opened(leader, first) as handle:
         if handle is None:
-            return
+            return False
         send_signal(leader, first, signal.SIGHUP)
-        if not await _is_over(handle, grace_s):
-            with suppress(OSError):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        await _is_over(handle, grace_s)
+        send_signal(leader, first, signal.SIGKILL)
+        return True
 
 
 async def _is_over(handle: int, within_s: float) -> bool:
     over, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_reader(handle, over.set)  # a handle is readable once its process has ended
     try:
-        await asyncio.wait_for(over.wait(), within_s)
+        async with asyncio.timeout(within_s):
+            await over.wait()
     except TimeoutError:
         return False
     finally:

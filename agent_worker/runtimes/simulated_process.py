@@ -64,6 +64,9 @@ class SimulatedProcess(Process):
             await asyncio.wait({self._running})
         return self._code
 
+    async def runs(self) -> bool:
+        return not self._running.done()
+
     async def close(self) -> None:
         await self.signal("HUP")
 

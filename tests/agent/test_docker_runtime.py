@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import signal
 
 import docker
 import pytest
 from docker.errors import ImageNotFound
 
-from agent_worker.runtimes import left_behind
+from agent_worker.runtimes import reach
+from agent_worker.runtimes.container import container_name, environment, hardening, labels
 from agent_worker.runtimes.contract import OUTPUT_CAP, CreateRefused, Exited, GoesOn
-from agent_worker.runtimes.docker import DockerRuntime, container_name, environment, hardening, labels
+from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.docker_images import _repository_and_tag as repository_and_tag
 from agent_worker.runtimes.limits import limits
 from agent_worker.runtimes.networks import Joined, network
@@ -154,7 +156,7 @@ async def test_commands_that_hang_are_ended_with_all_that_they_started(
 async def test_a_command_that_cannot_be_ended_is_told_as_going_on(
     docker_runtime: DockerRuntime, agent_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(left_behind, "kill_in", lambda container_id, pid: None)  # as an agent without the right
+    monkeypatch.setattr(reach, "_is_within", lambda pid, first: False)  # as an agent without the right
     await docker_runtime.create(spec := a_spec(agent_id=agent_id))
     with pytest.raises(GoesOn) as late:
         await docker_runtime.execute(await _seen(docker_runtime, spec), ["sleep", "3"], 0.5)
@@ -165,11 +167,15 @@ async def test_a_command_that_cannot_be_ended_is_told_as_going_on(
 
 
 @pytest.mark.docker
-async def test_no_process_is_killed_that_is_not_the_containers(docker_runtime: DockerRuntime, agent_id: str) -> None:
+async def test_no_process_is_killed_that_is_not_the_containers(
+    docker_runtime: DockerRuntime, engine_client: docker.APIClient, agent_id: str
+) -> None:
     started = await docker_runtime.create(a_spec(agent_id=agent_id))
-    stranger = await asyncio.create_subprocess_exec("sleep", "100")
-    left_behind.kill_in(started.container_id, stranger.pid)
-    left_behind.kill_in(started.container_id, 2**22 + 1)  # there is none
+    first = engine_client.inspect_container(started.container_id)["State"]["Pid"]
+    stranger = await asyncio.create_subprocess_exec("sleep", "100", start_new_session=True)
+    for pid in (stranger.pid, 2**22 + 1):  # there is no such
+        assert not await reach.end(pid, first, 0.1)
+        assert not reach.send_signal(pid, first, signal.SIGKILL)
     assert stranger.returncode is None
     stranger.kill()
     await stranger.wait()

@@ -10,8 +10,9 @@ from typing import cast
 import docker
 import pytest
 
+from agent_worker.runtimes.container import container_name, labels
 from agent_worker.runtimes.contract import CreateRefused, Exited
-from agent_worker.runtimes.docker import DockerRuntime, container_name, labels
+from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.ends import Heard, final_state
 from moorage.contracts.names import LABEL_KERNEL, LABELS, node_label
 from tests.agent.specs import IMAGE, a_spec

@@ -17,7 +17,8 @@ from temporalio.testing import ActivityEnvironment
 
 from agent_worker.activities import NodeKernels
 from agent_worker.kept_logs import KeptLogs
-from agent_worker.runtimes.docker import DockerRuntime, environment, hardening
+from agent_worker.runtimes.container import environment, hardening
+from agent_worker.runtimes.docker import DockerRuntime
 from agent_worker.runtimes.limits import limits
 from moorage.cli.bench.node_left import labels_of, remove_labelled
 from moorage.cli.bench.own_cluster import percentile
