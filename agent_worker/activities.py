@@ -164,6 +164,7 @@ class NodeKernels(KernelActivities):
                 made = await self._runtime.commit(container, order.image)
             except CommitRefused as error:
                 raise _final(contract.COMMIT_REFUSED, str(error)) from None
+            self._images.have_changed()
             return CommittedImage(order.image, made.image_id, made.bytes)
 
     async def _remove(self, order: Destroy, *, failed: bool) -> Destroyed:

@@ -319,7 +319,9 @@ class SessionWorkflow:
 
     async def _prolong(self, wish: Extend) -> Answer:
         now = workflow.time()
-        self._lifetime_s = self._lifetime_s + wish.seconds if self._lifetime_s else 0.0
+        if self._lifetime_s:
+            longer = self._lifetime_s + wish.seconds
+            self._lifetime_s = max(self._lifetime_s, min(longer, wish.most_s or longer))
         self._kept_until = max(now, self._kept_until) + wish.seconds
         order = Prolong(
             self._session.session_id,

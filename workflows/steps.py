@@ -74,6 +74,7 @@ def start_update(kernel: KernelSpec, slots: dict[str, int]) -> workflow.Activity
         task_queue=names.agent_queue(kernel.agent_id),
         schedule_to_start_timeout=options.NODE_PICKUP,
         start_to_close_timeout=options.UPDATE_TIMEOUT,
+        heartbeat_timeout=options.NODE_HEARTBEAT,
         retry_policy=options.UPDATE_RETRY,
         cancellation_type=workflow.ActivityCancellationType.ABANDON,
         summary=Shown(f"change the limits on {kernel.agent_id}"),

@@ -54,6 +54,10 @@ class NodeImages(NodeImageActivities):
         self._changed = changed or asyncio.Event()
         self._clock = clock
 
+    def have_changed(self) -> None:
+        """By somebody else: the node tells at once."""
+        self._changed.set()
+
     async def pull(self, order: PullImage) -> Pulled:
         """As the order's mode says. ImageMissing if it was only to be looked for; PullFailed, NoRoom."""
         image = tagged(order.image)

@@ -125,8 +125,16 @@ class Networks:
                 if not self._at_work[name] and (session_id, attempt) not in self._inhabited():
                     self._remove(name)
 
-    def sweep(self) -> None:
-        """Networks and overlays without a container are removed, and an overlay that is missing is made again."""
+    @property
+    def has_gangs(self) -> bool:
+        """Whether some were made here and not removed since."""
+        return bool(self._of_gangs)
+
+    def sweep(self) -> bool:
+        """Networks and overlays without a container are removed, and an overlay that is missing is made again.
+
+        Whether there were any.
+        """
         gangs = self._gangs()
         inhabited, now = self._inhabited() if gangs else set(), time.time()
         for found in gangs:
@@ -138,6 +146,7 @@ class Networks:
                     self._mend(found)
                 elif not self._at_work[name] and now - _made_at(found) > _YOUNG_S:
                     self._remove(name)
+        return bool(gangs)
 
     def close(self) -> None:
         """The shared ones go, if no container of this agent is left that could need them."""

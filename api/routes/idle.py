@@ -38,10 +38,10 @@ async def extend(ref: str, wish: ExtendSession, who: Who, parts: With) -> Respon
     """
     row = await sessions.find(parts.engine, who, ref, "session:update")
     seconds = parse_span("for", wish.for_)
-    await extensions.check(parts.engine, who, row, seconds)
+    most_s = await extensions.longest_life(parts.engine, who, row, seconds)
     session_id = str(row["id"])
     await sessions.record_asked(parts.engine, who, "session:update", session_id, after={"extended_s": seconds})
-    answer = await parts.lives.ask(row, "extend", Extend(seconds, who.named))
+    answer = await parts.lives.ask(row, "extend", Extend(seconds, who.named, most_s))
     if not answer.done:
         raise Conflict(answer.message, code=answer.code or "session-not-running", data=answer.data)
     return JSONResponse(shown(await sessions.by_id(parts.engine, session_id) or row, parts))

@@ -138,10 +138,14 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Update `extend`: the end of its lifetime is so much later, and it is not stopped for idleness before that."""
+    """Update `extend`: the end of its lifetime is so much later, and it is not stopped for idleness before that.
+
+    The lifetime grows to `most_s` at most (0: without limit).
+    """
 
     seconds: float
     actor: str
+    most_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ LONGEST_S = 7 * 86400.0
 """So far ahead one may keep a session oneself; an administrator further, which is how one that runs is exempted."""
 
 
-async def check(engine: AsyncEngine, who: Principal, row: Mapping[str, Any], seconds: float) -> None:
-    """Conflict unless the session runs and may be kept for so much longer.
+async def longest_life(engine: AsyncEngine, who: Principal, row: Mapping[str, Any], seconds: float) -> float:
+    """How long it may live in all (0: for ever). Conflict unless it runs and may be kept for so much longer.
 
-    It is kept from now on, or from the end of what it was extended by before; a lifetime that it has grows by as much.
+    It is kept from now on, or from the end of what it was extended by before. A lifetime that it has grows by as much,
+    as far as its owners' ceilings let it: one that lives as long as it may is kept from idleness within that.
     """
     if row["status"] != SessionStatus.RUNNING:
         raise Conflict(
@@ -38,18 +39,18 @@ async def check(engine: AsyncEngine, who: Principal, row: Mapping[str, Any], sec
     async with engine.connect() as connection:
         owners = (row["access_key"] or "", row["user"], row["project"], row["domain"])
         quota = await ceilings.longest_life(connection, *owners)
-    if quota is not None and quota.max_lifetime_s is not None:
-        age_s = (now - (row["started_at"] or now)).total_seconds()
-        # What has no lifetime of its own was made before there was a ceiling.
-        life_s = row["lifetime_s"] or age_s + kept_s
-        if life_s + seconds > quota.max_lifetime_s:
-            raise _refused(row, seconds, quota.max_lifetime_s - life_s, _words(quota, life_s))
+    if quota is None or quota.max_lifetime_s is None:
+        return 0.0
+    kept_for_s = (now - (row["started_at"] or now)).total_seconds() + kept_s
+    if kept_for_s + seconds > quota.max_lifetime_s:
+        raise _refused(row, seconds, quota.max_lifetime_s - kept_for_s, _words(quota, kept_for_s))
+    return quota.max_lifetime_s
 
 
-def _words(quota: Quota, life_s: float) -> str:
+def _words(quota: Quota, kept_for_s: float) -> str:
     policy = f" in the policy {quota.policy}" if quota.policy else ""
     return (
-        f"it may live for {span(life_s)} already, and {quota.scope} {quota.name} allows"
+        f"it has lived for {span(kept_for_s)}, extensions included, and {quota.scope} {quota.name} allows"
         f" {span(quota.max_lifetime_s or 0)} (max_lifetime_s{policy})"
     )
 

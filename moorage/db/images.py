@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from moorage.db import audit
 from moorage.db.tree import unknown_domain
+from moorage.domain.committed import COMMITTED
 from moorage.domain.errors import Conflict, InvalidRequest, NotFound
-from moorage.domain.images import checked_pattern, is_allowed, registry_of
+from moorage.domain.images import checked_pattern, is_allowed, registry_of, tagged
 from moorage.domain.pulls import NodeImage
 from moorage.domain.tenancy import Principal
 
@@ -29,10 +30,29 @@ async def check_allowed(connection: AsyncConnection, domain: str, image: str) ->
         text("SELECT allowed_registries FROM domains WHERE name = :domain"), {"domain": domain}
     )
     registries = list(rows.scalar_one_or_none() or ())
-    if registries and registry_of(image) not in registries:
+    if registries and registry_of(image) not in (*registries, COMMITTED):
         raise _refused(
             f"image {image[:200]!r} comes from {registry_of(image)}", registries, "these are the domain's registries"
         )
+
+
+async def only_nodes(connection: AsyncConnection, resource_group: str, image: str, wanted: Sequence[str]) -> list[str]:
+    """The only nodes that may run it, of those `wanted` if any are; none named is all. No registry has a commit."""
+    if registry_of(image) != COMMITTED:
+        return list(wanted)
+    rows = await connection.execute(
+        text("SELECT id FROM agents WHERE resource_group = :group AND :image = ANY(images) ORDER BY id"),
+        {"group": resource_group, "image": tagged(image)},
+    )
+    nodes = [one for one in rows.scalars() if not wanted or one in wanted]
+    if not nodes:
+        raise InvalidRequest(
+            f"no node of resource group {resource_group!r} has the committed image {image[:200]!r}",
+            code="image-nowhere",
+            hint="moor image ls shows where it is; a node tells of a new one within 10 s",
+            data={"field": "image"},
+        )
+    return nodes
 
 
 def _refused(words: str, allowed: Sequence[str], hint: str) -> InvalidRequest:

@@ -76,7 +76,8 @@ async def insert(engine: AsyncEngine, seal: Seal, who: Principal, new: NewSessio
     try:
         async with engine.begin() as connection:
             await hold_membership(connection, who)
-            pending_timeout_s = await _admit(connection, who, new)
+            pending_timeout_s, agents = await _admit(connection, who, new)
+            new = replace(new, agents=agents)
             new = await held_to_ceilings(connection, who, new)
             needed = await _needed(connection, who, new)
             await check_pending(connection, who, new.slots, new.cluster_size)
@@ -147,8 +148,11 @@ _INSERT = (
 )
 
 
-async def _admit(connection: AsyncConnection, who: Principal, new: NewSession) -> float:
-    """Refuses what the group doesn't take or could never hold. Returns the pending timeout in force."""
+async def _admit(connection: AsyncConnection, who: Principal, new: NewSession) -> tuple[float, list[str]]:
+    """Refuses what the group doesn't take or could never hold.
+
+    Returns the pending timeout in force, and the only nodes that it may run on, if not all.
+    """
     # Locked, so that the group isn't removed until we have committed.
     rows = await connection.execute(
         text(
@@ -179,6 +183,7 @@ async def _admit(connection: AsyncConnection, who: Principal, new: NewSession) -
         if not who.reach("agent:update").everywhere:
             raise Forbidden("only superadmins may choose the agents of a session")
         await check_designated(connection, new.resource_group, new.agents)
+    agents = await images.only_nodes(connection, new.resource_group, new.image, new.agents)
     await check_room(
         connection,
         new.resource_group,
@@ -186,9 +191,9 @@ async def _admit(connection: AsyncConnection, who: Principal, new: NewSession) -
         kernels=new.cluster_size,
         on_one_node=new.cluster_mode == ClusterMode.SINGLE_NODE,
         architecture=new.architecture,
-        designated=new.agents,
+        designated=agents,
     )
-    return pending_timeout_s
+    return pending_timeout_s, agents
 
 
 def _pending_timeout(options: Mapping[str, Any], new: NewSession) -> float:

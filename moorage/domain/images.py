@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+from moorage.domain.committed import COMMITTED
 from moorage.domain.errors import InvalidRequest
 
 DOCKER_HUB = "docker.io"
@@ -53,9 +54,13 @@ def digest_of(image: str, repo_digests: Iterable[str]) -> str:
 def is_allowed(image: str, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns matches; `*` stands for anything, `/` too. A pattern without a tag means every tag.
 
+    What was committed was made of an image that was allowed, and comes from no registry: it always is.
+
     Both are compared as full names: `python:*` is Docker Hub's own `python`, whoever writes it in whichever way.
     """
     host, path, tail = _split(image)
+    if host == COMMITTED:
+        return True
     return any(_matches(f"{host}/{path}", tail or ":latest", pattern) for pattern in patterns)
 
 

@@ -114,3 +114,7 @@ def test_hosts_and_patterns_are_looked_at() -> None:
 
 def test_a_newer_nodes_progress_is_read_as_far_as_it_is_known() -> None:
     assert progress_of({"image": "a:1", "layers": 2, "colour": "red"}) == PullProgress("a:1", layers=2)
+
+
+def test_what_was_committed_needs_no_pattern() -> None:
+    assert is_allowed("committed.local/mine:1", ["python:*"])

@@ -149,14 +149,22 @@ async def test_what_does_not_run_is_not_extended(gateway: Gateway) -> None:
 
 async def test_the_longest_lifetime_of_its_owners_holds_for_an_extension_too(gateway: Gateway) -> None:
     await a_policy(gateway, "user", max_lifetime_s=4 * HOUR)
-    session = await a_running(gateway, lifetime_s=3 * HOUR)
+    session = await a_running(gateway, lifetime_s=4 * HOUR)
+    await run(gateway, "UPDATE sessions SET started_at = now() - interval '3 hours'")
     problem = refused(
         await gateway.ask("POST", f"/session/{session['id']}/extend", {"for": "2h"}), 409, "extension-too-long"
     )
-    assert f"it may live for 3 h already, and user {ADA} allows 4 h (max_lifetime_s" in problem["title"]
-    assert (problem["hint"], problem["data"]) == ("ask 1 h or less", {"asked_s": 7200.0, "limit_s": 3600.0})
+    assert f"it has lived for 3 h, extensions included, and user {ADA} allows 4 h (max_lifetime_s" in problem["title"]
+    assert problem["data"]["limit_s"] == pytest.approx(HOUR, abs=60)
     assert gateway.lives.asked == []
+
+
+async def test_what_lives_as_long_as_it_may_is_kept_from_idleness_within_that(gateway: Gateway) -> None:
+    await a_policy(gateway, "user", max_lifetime_s=4 * HOUR)
+    session = await a_running(gateway, lifetime_s=4 * HOUR)
     assert (await gateway.ask("POST", f"/session/{session['id']}/extend", {"for": "1h"})).status_code == 200
+    [(_, update, wish)] = gateway.lives.asked
+    assert (update, wish) == ("extend", Extend(3600.0, "user:ada@example.org", 4.0 * HOUR))
 
 
 async def test_only_administrators_extend_by_more_than_a_week(gateway: Gateway) -> None:

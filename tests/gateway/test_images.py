@@ -69,6 +69,17 @@ async def test_a_domain_may_run_what_everybody_may_and_what_it_may_itself(gatewa
     refused(await gateway.ask("POST", "/image/allowed", {"pattern": "x", "domain": "nowhere"}), 404, "unknown-domain")
 
 
+async def test_a_committed_image_runs_where_it_is_and_needs_no_pattern(gateway: Gateway) -> None:
+    image = "committed.local/mine:1"
+    await nodes.register(gateway.engine, an_agent("n1"))
+    problem = refused(await gateway.submit(image=image), 400, "image-nowhere")
+    assert "no node of resource group 'default' has the committed image" in problem["title"]
+    await nodes.register(gateway.engine, an_agent("n2", images=[image]))
+    await _allow(gateway, "python:*")
+    answer = await gateway.submit(image=image)
+    assert (answer.status_code, answer.json()["agents"]) == (201, ["n2"])
+
+
 async def test_the_registries_of_a_domain_hold_for_its_sessions(gateway: Gateway) -> None:
     await nodes.register(gateway.engine, an_agent())
     wish = {"allowed_registries": ["registry.example"]}
