@@ -25,7 +25,7 @@ CREATING = [Death(step, when) for step in ("create_container", "start") for when
 DESTROYING = [
     *[Death(step, when) for step in ("kill", "remove_container") for when in ("before", "after")],
     Death("wait", "after"),
-    Death("logs", "before"),
+    Death("read_logs", "before"),
 ]
 
 
@@ -45,7 +45,7 @@ def order_for(spec: KernelSpec) -> Destroy:
 
 def kept_log(folder: Path, spec: KernelSpec) -> str:
     found = KeptLogs(folder / "logs", cap_bytes=10_000).newest(spec.session_id, spec.kernel_id)
-    return "" if found is None else found.read_text()
+    return "" if found is None else "".join(line.partition(" ")[2] for line in found.read_text().splitlines())
 
 
 @pytest.mark.parametrize("death", CREATING, ids=str)
@@ -81,7 +81,7 @@ async def test_a_container_is_proven_gone_once_though_the_agent_is(
     assert dies_on(order_for(spec), death, agent_id=agent_id, folder=tmp_path)
     proof = await destroy(docker_runtime, tmp_path, spec)
     assert (proof.existed, proof.exit and proof.exit.exit_code) == (True, 137)
-    assert (proof.log_bytes, kept_log(tmp_path, spec)) == (4, "ran\n")
+    assert (proof.log_bytes > 4, kept_log(tmp_path, spec)) == (True, "ran")
     assert await docker_runtime.containers() == []
     assert await destroy(docker_runtime, tmp_path, spec) == proof
     with pytest.raises(ApplicationError) as late:

@@ -16,6 +16,7 @@ from temporalio.testing import ActivityEnvironment
 from agent_worker.activities import NodeKernels
 from agent_worker.kept_logs import KeptLogs
 from agent_worker.proofs import Proofs
+from agent_worker.runtimes import docker as runtime
 from agent_worker.runtimes.docker import DockerRuntime
 from moorage.contracts.activities import Destroy
 from moorage.domain.session import KernelSpec
@@ -28,7 +29,8 @@ _PROCESSES.set_forkserver_preload([__name__])
 
 @dataclass(frozen=True)
 class Death:
-    """`step` is a method of Docker's client; the process is gone `when` it was about to be called, or had answered."""
+    """`step` is a method of Docker's client, or a function of ours that asks Docker; the process is gone `when` it was
+    about to be called, or had answered."""
 
     step: str
     when: str
@@ -37,9 +39,9 @@ class Death:
         return f"{self.when} {self.step}"
 
 
-def kernels_of(runtime: DockerRuntime, folder: Path) -> NodeKernels:
+def kernels_of(node: DockerRuntime, folder: Path) -> NodeKernels:
     """As the agent makes them at its start, on what an earlier process of it has left."""
-    return NodeKernels(runtime, KeptLogs(folder / "logs", cap_bytes=10_000), proofs=Proofs(folder / "proofs"))
+    return NodeKernels(node, KeptLogs(folder / "logs", cap_bytes=10_000), proofs=Proofs(folder / "proofs"))
 
 
 def dies_on(order: KernelSpec | Destroy, death: Death, *, agent_id: str, folder: Path) -> bool:
@@ -52,7 +54,8 @@ def dies_on(order: KernelSpec | Destroy, death: Death, *, agent_id: str, folder:
 
 
 def _live(order: KernelSpec | Destroy, death: Death, agent_id: str, folder: Path) -> None:
-    setattr(docker.APIClient, death.step, _deadly(getattr(docker.APIClient, death.step), death.when))
+    owner = docker.APIClient if hasattr(docker.APIClient, death.step) else runtime
+    setattr(owner, death.step, _deadly(getattr(owner, death.step), death.when))
     asyncio.run(_obey(order, agent_id, folder))
     os._exit(0)
 
