@@ -26,8 +26,8 @@ image: docker ## have the images that the demo and the tests run
 demo: setup docker image ## a real session from submit to clean-up
 	$(BIN)/python scripts/demo.py
 
-test: setup docker image ## all tests
-	$(BIN)/python -m pytest
+test: setup docker image ## all tests, in two halves beside each other
+	scripts/test.sh
 
 check: setup ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -59,7 +59,15 @@ def fake_api() -> FastAPI:
 
     @app.get("/session/{ref}")
     async def session(ref: str) -> dict[str, Any]:
-        return {"id": "5b1e", "name": ref, "command": [], "slots": {"cpu": 8000}, "usage": USAGE, "links": {}}
+        return {
+            "id": "5b1e",
+            "name": ref,
+            "status": "TERMINATED",
+            "command": [],
+            "slots": {"cpu": 8000},
+            "usage": USAGE,
+            "links": {},
+        }
 
     return app
 
