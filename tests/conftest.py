@@ -85,8 +85,9 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture(scope="session")
-def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
+def three_nodes() -> Iterator[ThreeNodes]:
     """A cluster on three machines of a lab, started once per run; whoever uses it leaves it as he found it."""
-    nodes = ThreeNodes(tmp_path_factory.mktemp("three"))
+    # Sockets of engines lie deep in it, and a socket's path has 107 bytes at most.
+    nodes = ThreeNodes(Path(tempfile.mkdtemp(prefix="three-")))
     yield nodes
     assert nodes.close() == {}, "left on nodes"
