@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from moorage.domain.log_lines import Lines, stamp_of
 
 _CHUNK = 64 * 1024
+_LOOK_S = 3600.0
 _STAMPED = ".stamped.log"
 _NAME = re.compile(r"-(\d+)(?:\.stamped)?\.log$")
 
@@ -100,6 +103,21 @@ class KeptLogs:
             partial.unlink(missing_ok=True)  # half a log on a full disk keeps the next one out too
             raise
         return path.stat().st_size
+
+    async def tend(self, keep_s: float) -> None:
+        """For ever: what was kept longer ago is removed. 0 keeps everything."""
+        while keep_s:
+            await asyncio.to_thread(self.forget, older_than=time.time() - keep_s)
+            await asyncio.sleep(_LOOK_S)
+        await asyncio.Event().wait()
+
+    def forget(self, *, older_than: float) -> None:
+        """Logs of before that (seconds since 1970) are removed, and the folders of sessions that have none left."""
+        for log in self._directory.glob("*/*.log"):
+            with suppress(OSError):  # somebody else may clean up too
+                if log.stat().st_mtime < older_than:
+                    log.unlink()
+                    log.parent.rmdir()  # refused while another one is there
 
     def find(self, session_id: str, kernel_id: str, attempt: int | None = None) -> Kept | None:
         """The log of that attempt, else of the kernel's last one, that ended here."""

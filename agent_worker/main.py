@@ -188,6 +188,7 @@ async def run(settings: Settings) -> None:
         speaking = asyncio.create_task(presence.run(fence_s=settings.agent_fence_s))
         tending = asyncio.create_task(runtime.tend())
         collecting = asyncio.create_task(images.tend())
+        forgetting = asyncio.create_task(logs.tend(settings.agent_log_days * 86400))
         watching = asyncio.create_task(inventory.watch())
         metering = asyncio.create_task(meter.run())
         probing = asyncio.create_task(prober.run())
@@ -195,7 +196,7 @@ async def run(settings: Settings) -> None:
         idling = asyncio.create_task(idle.run(teller(client)))
         waiting = asyncio.create_task(stopped.wait())
         _log.info("working", agent=settings.agent_id, address=address)
-        parts = {speaking, tending, collecting, watching, metering, weighing, probing, idling}
+        parts = {speaking, tending, collecting, forgetting, watching, metering, weighing, probing, idling}
         await asyncio.wait({waiting, *parts, serving}, return_when=asyncio.FIRST_COMPLETED)
         for task in (waiting, *parts):
             task.cancel()

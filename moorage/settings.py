@@ -121,6 +121,7 @@ class Settings(BaseSettings):
         0, ge=0, lt=100, description="while the images' disk is fuller, unused images that it pulled go; 0 is never"
     )
     agent_log_bytes: int = Field(4 * 1024 * 1024, description="log kept of each session: half head, half tail")
+    agent_log_days: float = Field(30, ge=0, description="kept logs are removed after so many days; 0 is never")
     agent_disk_bytes: int = Field(
         0, ge=0, description="what a container may write to its own disk before it is killed; 0 sets no limit"
     )

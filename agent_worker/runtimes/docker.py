@@ -386,6 +386,7 @@ class DockerRuntime(Runtime):
             await self.namespaces.close()
             await self._call(self.networks.close)
         self._closing.set()
+        self.secret_files.close()
         await self._engine.close()
         for threads in (self._threads, self._stops):
             threads.shutdown(wait=False, cancel_futures=True)

@@ -59,6 +59,11 @@ class SecretFiles:
     def remove(self, kernel_id: str, attempt: int) -> None:
         shutil.rmtree(self.folder / _name(kernel_id, attempt), ignore_errors=True)
 
+    def close(self) -> None:
+        """The folder goes if nothing is in it: containers outlive the agent, and so do their files."""
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def contents(self, kernel_id: str, attempt: int) -> list[bytes]:
         return [path.read_bytes() for path in sorted((self.folder / _name(kernel_id, attempt)).glob("*"))]
 

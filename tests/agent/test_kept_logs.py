@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,13 @@ async def test_half_of_a_stamp_is_never_shown_as_something_that_was_written(tmp_
     assert lines[0] == "line 0"
     assert lines[-2:] == ["line 8", "line 9"]
     assert [line for line in lines if not line.startswith(("line", "[…", "2026-01-31"))] in ([], [""])
+
+
+async def test_old_logs_are_forgotten_and_a_session_without_any_leaves_no_folder(tmp_path: Path) -> None:
+    logs = KeptLogs(tmp_path, cap_bytes=100)
+    for session, kernel in (("old", "k1"), ("both", "k1"), ("both", "k2")):
+        await logs.keep(session, kernel, 0, _chunks(b"words"))
+    for path in (tmp_path / "old" / "k1-0.log", tmp_path / "both" / "k1-0.log"):
+        os.utime(path, (1000, 1000))
+    logs.forget(older_than=2000)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["both", "both/k2-0.log"]

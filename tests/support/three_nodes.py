@@ -28,8 +28,8 @@ class ThreeNodes:
         self.lab = Lab(folder / "lab")
         self.denied = f"{self.lab.subnet}.200"  # no session may reach it
         self._agents: dict[str, int] = {}
-        self.lab.start(IMAGES)
         try:
+            self.lab.start(IMAGES)
             self.cluster = Cluster(folder / "cluster", runtime="simulated")
         except BaseException:
             self.lab.stop()
