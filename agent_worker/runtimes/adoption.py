@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent_worker.runtimes.contract import CreateRefused, RuntimeAway, Started
+from agent_worker.runtimes.kernel_log import killed_for_memory
 from moorage.contracts import names
 from moorage.domain.session import KernelExit, KernelSpec
+
+_KILLED = 128 + 9
 
 
 def adopted(there: Mapping[str, Any], spec: KernelSpec, labels: Mapping[str, str]) -> Started | None:
@@ -25,12 +28,15 @@ def adopted(there: Mapping[str, Any], spec: KernelSpec, labels: Mapping[str, str
         case "created":
             return None
         case "exited":
-            return Started(container_id, exit_of(spec.kernel_id, spec.attempt, state))
+            return Started(container_id, exit_of(spec.kernel_id, spec.attempt, container_id, state))
         case "removing" | "dead":
             raise RuntimeAway(f"an earlier container of this attempt, {container_id[:12]}, is being removed")
         case _:
             return Started(container_id)
 
 
-def exit_of(kernel_id: str, attempt: int, state: Mapping[str, Any]) -> KernelExit:
-    return KernelExit(kernel_id, attempt, int(state["ExitCode"]), bool(state.get("OOMKilled")), at=time.time())
+def exit_of(kernel_id: str, attempt: int, container_id: str, state: Mapping[str, Any]) -> KernelExit:
+    """By Docker's state; whether memory was the cause also by the kernel's own word, which Docker may have missed."""
+    code = int(state["ExitCode"])
+    oom = bool(state.get("OOMKilled")) or (code == _KILLED and killed_for_memory(container_id))
+    return KernelExit(kernel_id, attempt, code, oom, at=time.time())

@@ -185,7 +185,7 @@ class DockerRuntime(Runtime):
                     self._client.remove_container(container_id, force=True, v=True)
                 raise CreateRefused(words_of(error)) from None
             if state["Status"] == "exited":
-                return Started(container_id, exit_of(spec.kernel_id, spec.attempt, state))
+                return Started(container_id, exit_of(spec.kernel_id, spec.attempt, container_id, state))
         return Started(container_id)
 
     async def stop(self, container: ContainerSeen, grace_s: float) -> KernelExit:
@@ -194,7 +194,7 @@ class DockerRuntime(Runtime):
                 if container.state != "exited":
                     self._end(container.container_id, grace_s)
                 state = self._client.inspect_container(container.container_id)["State"]
-                return exit_of(container.kernel_id, container.attempt, state)
+                return exit_of(container.kernel_id, container.attempt, container.container_id, state)
             return KernelExit(container.kernel_id, container.attempt, None, gone=True, at=time.time())
 
         if grace_s > 0:
@@ -267,7 +267,8 @@ class DockerRuntime(Runtime):
         if state in ("exited", "dead"):
             with suppress(NotFound):
                 raw = self._client.inspect_container(found["Id"])["State"]
-                exit = exit_of(found["Labels"][names.LABEL_KERNEL], int(found["Labels"][names.LABEL_ATTEMPT]), raw)
+                carried = found["Labels"]
+                exit = exit_of(carried[names.LABEL_KERNEL], int(carried[names.LABEL_ATTEMPT]), str(found["Id"]), raw)
         return ContainerSeen(
             found["Labels"][names.LABEL_SESSION],
             found["Labels"][names.LABEL_KERNEL],
@@ -353,7 +354,7 @@ class DockerRuntime(Runtime):
                         kernel_id, attempt = attributes[names.LABEL_KERNEL], int(attributes[names.LABEL_ATTEMPT])
                         state = await self._call(partial(self._final_state, event))
                         heard.note(event)
-                        yield Exited(attributes[names.LABEL_SESSION], exit_of(kernel_id, attempt, state))
+                        yield Exited(attributes[names.LABEL_SESSION], exit_of(kernel_id, attempt, event["id"], state))
             except (DockerException, requests.RequestException, OSError):
                 pass
             await asyncio.sleep(0.5)
