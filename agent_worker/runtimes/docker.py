@@ -447,11 +447,3 @@ def _hang_up(source: list[Any]) -> None:
         if isinstance(stream, CancellableStream):
             with suppress(OSError, AttributeError):
                 stream.close()
-
-
-def _repository_and_tag(image: str) -> tuple[str, str | None]:
-    """`latest` unless the image names a tag or a digest."""
-    if "@" in image:
-        return image, None
-    head, _, tail = image.rpartition(":")
-    return (head, tail) if head and "/" not in tail else (image, "latest")
