@@ -6,6 +6,7 @@ import py_compile
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import temporalio.converter
@@ -104,18 +105,11 @@ def workflow_runner() -> SandboxedWorkflowRunner:
     What is not passed through is loaded for each run, so its bytecode must lie ready: compiling it costs 8 ms, and with
     PYTHONDONTWRITEBYTECODE nobody else would keep it.
     """
-    for module in (
-        "workflows.session",
-        "workflows.agent",
-        "workflows.scheduler",
-        "workflows.images",
-        "workflows.pull",
-        "workflows.options",
-    ):
-        spec = find_spec(module)
-        if spec is not None and spec.origin is not None:
+    package = find_spec("workflows")
+    for folder in (package.submodule_search_locations if package is not None else None) or ():
+        for file in Path(folder).glob("*.py"):
             with suppress(OSError):  # a folder that can't be written: slower, not wrong
-                py_compile.compile(spec.origin, quiet=1)
+                py_compile.compile(str(file), quiet=1)
     return SandboxedWorkflowRunner(
         restrictions=SandboxRestrictions.default.with_passthrough_modules("moorage.domain", "moorage.contracts")
     )

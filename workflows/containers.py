@@ -15,7 +15,7 @@ from moorage.contracts.activities import CreatedKernel, Destroyed, Pulled, PullI
 from moorage.domain.images import is_pinned, pinned
 from moorage.domain.session import Ending, KernelSpec, Reason, SessionResult, SessionStatus
 from moorage.domain.usage import KernelUsage
-from workflows import pull, steps
+from workflows import steps
 from workflows.told import Told
 
 _S = SessionStatus
@@ -100,7 +100,7 @@ class Containers:
         """Of what the main kernel's node has, or pulls now; empty if it came from no registry."""
         main = self._told.kernels[0]
         try:
-            found = await pull.pull_on(main.agent_id, PullImage(main.image, PullMode.LOOK))
+            found = await steps.pull(main.agent_id, PullImage(main.image, PullMode.LOOK))
         except ActivityError as error:
             if steps.type_of(error) != contract.IMAGE_MISSING:
                 raise
@@ -113,8 +113,8 @@ class Containers:
         self._pulling += 1
         try:
             await self._record(_S.PREPARING, f"image {kernel.image} is pulled on {kernel.agent_id}")
-            order = await pull.order_for(kernel.image) if fresh else PullImage(kernel.image)
-            found = await pull.pull_on(kernel.agent_id, order)
+            order = await steps.pull_order(kernel.image) if fresh else PullImage(kernel.image)
+            found = await steps.pull(kernel.agent_id, order)
         finally:
             self._pulling -= 1
         if not fresh or not self._pulling:

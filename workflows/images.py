@@ -13,7 +13,7 @@ from moorage.contracts.activities import Pulled, PullMode
 from moorage.contracts.images import ImageActivities, NodeImageActivities, RemoveImage
 from moorage.contracts.shown import Shown
 from moorage.domain.image_orders import ImageOrder, NodeResult, NodeState, OrderKind
-from workflows import options, pull
+from workflows import options, steps
 
 # A registry is asked by so many nodes at a time; the others follow as these end.
 _AT_ONCE = 20
@@ -54,8 +54,8 @@ class ImageWorkflow:
             return NodeResult(order.order_id, agent_id, NodeState.FAILED, _words(error))
 
     async def _pull(self, image: str, agent_id: str) -> Pulled | None:
-        order = await pull.order_for(image)
-        return await pull.pull_on(agent_id, replace(order, mode=PullMode.ALWAYS))
+        order = await steps.pull_order(image)
+        return await steps.pull(agent_id, replace(order, mode=PullMode.ALWAYS))
 
     async def _remove(self, image: str, agent_id: str) -> bool:
         return await workflow.execute_activity_method(

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from moorage.contracts import names
@@ -18,6 +19,9 @@ from moorage.contracts.activities import (
     Destroy,
     Destroyed,
     KernelActivities,
+    Pulled,
+    PullImage,
+    SessionActivities,
     UpdateKernel,
 )
 from moorage.contracts.shown import Shown
@@ -40,58 +44,88 @@ async def local(step: Callable[[Any, _Order], Awaitable[_Result]], order: _Order
 
 
 async def create(kernel: KernelSpec) -> CreatedKernel:
-    return await workflow.execute_activity_method(
+    return await _on_node(
         KernelActivities.create_kernel,
         kernel,
-        task_queue=names.agent_queue(kernel.agent_id),
-        schedule_to_start_timeout=options.NODE_PICKUP,
-        start_to_close_timeout=options.CREATE_TIMEOUT,
-        heartbeat_timeout=options.NODE_HEARTBEAT,
-        retry_policy=options.CREATE_RETRY,
-        cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
-        summary=Shown(f"create the container on {kernel.agent_id}"),
+        kernel.agent_id,
+        within=options.CREATE_TIMEOUT,
+        retry=options.CREATE_RETRY,
+        summary=f"create the container on {kernel.agent_id}",
+        cancelled=workflow.ActivityCancellationType.TRY_CANCEL,
+    )
+
+
+async def pull_order(image: str) -> PullImage:
+    """With the credentials that its registry has now."""
+    return await local(SessionActivities.pull_order, image, "credentials of its registry")
+
+
+async def pull(agent_id: str, order: PullImage) -> Pulled | None:
+    """What the node has now. A pull that nobody waits for any more goes on."""
+    return await _on_node(
+        KernelActivities.pull_image,
+        order,
+        agent_id,
+        within=options.PULL_TIMEOUT,
+        retry=options.PULL_RETRY,
+        summary=f"pull {order.image} on {agent_id}",
     )
 
 
 def start_destroy(kernel: KernelSpec, grace_s: float) -> workflow.ActivityHandle[Destroyed]:
-    return workflow.start_activity_method(
+    return _on_node(
         KernelActivities.destroy_kernel,
         Destroy(kernel.session_id, kernel.kernel_id, kernel.attempt, grace_s),
-        task_queue=names.agent_queue(kernel.agent_id),
-        schedule_to_start_timeout=options.NODE_PICKUP,
-        start_to_close_timeout=timedelta(seconds=grace_s) + options.DESTROY_MARGIN,
-        heartbeat_timeout=options.NODE_HEARTBEAT,
-        retry_policy=options.DESTROY_RETRY,
-        cancellation_type=workflow.ActivityCancellationType.ABANDON,
-        summary=Shown(f"remove the container on {kernel.agent_id}"),
+        kernel.agent_id,
+        within=timedelta(seconds=grace_s) + options.DESTROY_MARGIN,
+        retry=options.DESTROY_RETRY,
+        summary=f"remove the container on {kernel.agent_id}",
     )
 
 
 def start_update(kernel: KernelSpec, slots: dict[str, int]) -> workflow.ActivityHandle[None]:
-    return workflow.start_activity_method(
+    return _on_node(
         KernelActivities.update_kernel,
         UpdateKernel(kernel.session_id, kernel.kernel_id, kernel.attempt, slots),
-        task_queue=names.agent_queue(kernel.agent_id),
-        schedule_to_start_timeout=options.NODE_PICKUP,
-        start_to_close_timeout=options.UPDATE_TIMEOUT,
-        heartbeat_timeout=options.NODE_HEARTBEAT,
-        retry_policy=options.UPDATE_RETRY,
-        cancellation_type=workflow.ActivityCancellationType.ABANDON,
-        summary=Shown(f"change the limits on {kernel.agent_id}"),
+        kernel.agent_id,
+        within=options.UPDATE_TIMEOUT,
+        retry=options.UPDATE_RETRY,
+        summary=f"change the limits on {kernel.agent_id}",
     )
 
 
 def start_commit(kernel: KernelSpec, image: str) -> workflow.ActivityHandle[CommittedImage]:
-    return workflow.start_activity_method(
+    return _on_node(
         KernelActivities.commit_kernel,
         CommitKernel(kernel.session_id, kernel.kernel_id, kernel.attempt, image),
-        task_queue=names.agent_queue(kernel.agent_id),
+        kernel.agent_id,
+        within=options.COMMIT_TIMEOUT,
+        retry=options.UPDATE_RETRY,
+        summary=f"make an image of the container on {kernel.agent_id}",
+    )
+
+
+def _on_node(
+    step: Callable[[Any, _Order], Awaitable[_Result]],
+    order: _Order,
+    agent_id: str,
+    *,
+    within: timedelta,
+    retry: RetryPolicy,
+    summary: str,
+    cancelled: workflow.ActivityCancellationType = workflow.ActivityCancellationType.ABANDON,
+) -> workflow.ActivityHandle[_Result]:
+    """On the node's own queue, where a live agent takes it at once and beats while it works."""
+    return workflow.start_activity_method(
+        step,
+        order,
+        task_queue=names.agent_queue(agent_id),
         schedule_to_start_timeout=options.NODE_PICKUP,
-        start_to_close_timeout=options.COMMIT_TIMEOUT,
+        start_to_close_timeout=within,
         heartbeat_timeout=options.NODE_HEARTBEAT,
-        retry_policy=options.UPDATE_RETRY,
-        cancellation_type=workflow.ActivityCancellationType.ABANDON,
-        summary=Shown(f"make an image of the container on {kernel.agent_id}"),
+        retry_policy=retry,
+        cancellation_type=cancelled,
+        summary=Shown(summary),
     )
 
 
