@@ -20,7 +20,7 @@ Group = Annotated[str | None, typer.Option(help="On the nodes of this resource g
 Agents = Annotated[list[str] | None, typer.Option("--agent", help="On this node, may be repeated.")]
 Detach = Annotated[bool, typer.Option("-d", "--detach", help="Return at once; the order goes on.")]
 
-_LOOK_S = 0.5
+_LOOK_S = 0.5  # the API has no event of an order to wait for
 
 
 @app.command()

@@ -28,7 +28,7 @@ class OwnEngine:
 
     def __init__(self, *, megabytes: int = 200) -> None:
         if os.geteuid() != 0 or shutil.which("dockerd") is None:
-            pytest.skip("an engine of its own needs root and dockerd")
+            pytest.fail("an engine of its own needs root and dockerd")
         self._folder = folder = Path(tempfile.mkdtemp(prefix="moorage-engine-"))
         self._namespace = f"moorage-{secrets.token_hex(4)}"
         self._process: subprocess.Popen[bytes] | None = None
